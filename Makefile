@@ -1,0 +1,83 @@
+# make demo    train on real handwritten digits with two MPI ranks (installs everything first)
+# make test    run the whole test suite
+# make check   format, lint, types, layers, spelling: exactly what CI runs
+# make bench   step time, all-reduce and input pipeline against PyTorch (needs torch)
+# make wheel   build dist/allgrad-*.whl
+# make clean   remove everything that make made
+#
+# Everything is installed into .venv. PYTHON=python3.12 chooses the interpreter, RANKS=4 the ranks of
+# the demo, ARGS=... passes options on: make test ARGS="-k launch", make demo ARGS="--epochs 5".
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+RANKS ?= 2
+ARGS ?=
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+TORCH := torch==2.13.0+cpu
+
+.PHONY: help demo test check bench wheel clean
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
+
+.venv/bin/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "allgrad needs Python 3.11 or newer; none was found on PATH. Name one: make PYTHON=..."; \
+		exit 1; fi
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv"; \
+		exit 1; }
+
+# One stamp per set of extras; a changed pyproject.toml installs again.
+.venv/demo.stamp: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet --editable '.[all]'
+	@touch $@
+
+# PyTorch is what results are compared with. Only its CPU build is taken, and only where an index
+# that pip knows offers it: the build of the default index brings gigabytes of CUDA. Without it the
+# comparing tests are skipped. PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu offers it.
+.venv/test.stamp: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet --editable '.[test]'
+	@.venv/bin/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet '$(TORCH)' 2>/dev/null || \
+		echo "$(TORCH) is not on the package index: tests that compare with PyTorch are skipped"
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: .venv/demo.stamp
+	.venv/bin/allgrad run -n $(RANKS) examples/digits/train.py $(ARGS)
+
+test: .venv/test.stamp
+	.venv/bin/python -m pytest $(ARGS)
+
+# Tools that read imports need the real names, which the folders do not have: they read build/lib.
+check: .venv/dev.stamp
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	! grep -rnE '^[[:space:]]*(from|import) (core|ddp|launch)\b' --include='*.py' \
+		core ddp launch tests examples benchmarks
+	.venv/bin/codespell
+	.venv/bin/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
+	rm -rf build
+	$(PIP) wheel --quiet --no-deps --wheel-dir build/wheel .
+	cd build/lib && ../../.venv/bin/lint-imports --config ../../pyproject.toml
+	cd build/lib && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p allgrad
+
+bench: .venv/test.stamp
+	.venv/bin/python benchmarks/step.py $(ARGS)
+	.venv/bin/python benchmarks/allreduce.py
+	.venv/bin/python benchmarks/input_pipeline.py
+
+wheel: .venv/bin/python
+	rm -rf build
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf .venv build dist runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,73 @@
+"""allgrad: all ranks, one gradient.
+
+A PyTorch-style autograd engine for one rank; `allgrad.ddp` joins many ranks, `allgrad.launch`
+starts them. Importing this package needs NumPy alone: MPI, CuPy and plotting are imported by the
+parts that use them.
+
+>>> import allgrad as ag
+>>> x = ag.tensor([1.0, 2.0], requires_grad=True)
+>>> (x * x).sum().backward()
+>>> x.grad
+tensor([2., 4.])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import autograd, dtypes, errors, random
+from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .dtypes import bool_ as bool  # noqa: A004 - PyTorch's spelling
+from .dtypes import (
+    complex64,
+    complex128,
+    dtype,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote_types,
+    set_default_dtype,
+    uint8,
+)
+from .dtypes import float16 as half
+from .dtypes import float32 as float  # noqa: A004 - PyTorch's spelling
+from .dtypes import float64 as double
+from .dtypes import int16 as short
+from .dtypes import int32 as int  # noqa: A004 - PyTorch's spelling
+from .dtypes import int64 as long
+from .random import Generator, initial_seed, manual_seed, seed
+from .tensors import Parameter, Size, Tensor, is_tensor
+from .tensors.arithmetic import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `import allgrad` stays as quick as NumPy's import.
+_LAZY = ("backend", "checkpoint", "ddp", "launch", "nn", "optim", "trace", "utils", "vision")
+_LAZY_FUNCTIONS = {
+    "get_num_threads": "backend.onednn",
+    "load": "serialization",
+    "save": "serialization",
+    "set_num_threads": "backend.onednn",
+}
+
+if TYPE_CHECKING:
+    from . import nn, optim, trace, utils, vision
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY_FUNCTIONS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,230 @@
+"""The backward pass over nodes; knows nodes and arrays, neither tensors nor modules.
+
+Note [Order of backward]
+A consumer is always created after its producers, so walking the reachable nodes from the highest
+creation number down meets every node after all of its consumers: no counting of dependencies is
+needed. Leaves are counted, though: a leaf is *ready* when its last consumer has delivered, and
+its ready-hooks fire then, while the rest of backward still has to run. That is what lets `ddp`
+overlap communication with computation.
+
+All state belongs to one run; runs of different threads know nothing of each other.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from ..backend.silence import IGNORED, warnings_of_numpy
+from ..errors import GradientError
+from ..ops.base import Op, reduced
+
+
+class _Runs(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Run] = []
+
+
+_runs = _Runs()
+
+
+def queue_callback(function: Callable[[], None]) -> None:
+    """Call `function` once when the backward run of this thread that is under way ends.
+
+    Raises:
+        GradientError: no backward is running on this thread.
+    """
+    if not _runs.stack:
+        raise GradientError(
+            "queue_callback: no backward pass is running on this thread; call it from a hook"
+        )
+    _runs.stack[-1].callbacks.append(function)
+
+
+class Run:
+    """One backward pass.
+
+    Args:
+        retain_graph: keep what the nodes saved, so that backward can run again.
+        captured: leaves or (node, slot) pairs whose gradient is wanted back instead of being
+            accumulated; see `autograd.grad`.
+    """
+
+    def __init__(self, retain_graph: bool, captured: Any = None) -> None:
+        self.retain_graph = retain_graph
+        self.captured = captured
+        self.callbacks: list[Callable[[], None]] = []
+        self.heap: list[tuple[int, Op]] = []
+        self.grads: dict[Op, Any] = {}
+        self.uses: dict[Any, int] = {}
+        self.touched: dict[Any, None] = {}
+        self.partial: dict[Any, np.ndarray] = {}  # sums for leaves with hooks
+
+    def execute(self, roots: Sequence[tuple[Any, int, np.ndarray]]) -> None:
+        """Run from `roots`, triples of (node, output slot, gradient)."""
+        _runs.stack.append(self)
+        before = warnings_of_numpy.set(IGNORED)
+        try:
+            self._count_uses(roots)
+            for node, slot, grad in roots:
+                self._deliver(node, slot, grad, False)
+            heap, grads = self.heap, self.grads
+            while heap:
+                node = heappop(heap)[1]
+                self._process(node, grads.pop(node))
+            # A leaf some of whose consumers gave no gradient is complete only now.
+            for leaf in list(self.touched):
+                self._leaf_ready(leaf)
+            for callback in self.callbacks:
+                callback()
+        finally:
+            warnings_of_numpy.reset(before)
+            _runs.stack.pop()
+
+    def _count_uses(self, roots: Sequence[tuple[Any, int, np.ndarray]]) -> None:
+        uses = self.uses
+        stack: list[Any] = []
+        seen: set[Any] = set()
+        for node, _, _ in roots:
+            if node.is_leaf_node:
+                uses[node] = uses.get(node, 0) + 1
+            elif node not in seen:
+                seen.add(node)
+                stack.append(node)
+        while stack:
+            for parent in stack.pop().parents:
+                if parent is None:
+                    continue
+                if parent.is_leaf_node:
+                    uses[parent] = uses.get(parent, 0) + 1
+                elif parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
+
+    def _process(self, node: Op, grad: Any) -> None:
+        if node.hooks is not None:
+            grad = _run_hooks(node, grad)
+        if self.captured is not None and node in self.captured:
+            self._capture(node, grad)
+        if node.guards or node.saved is None:
+            node.check_saved()
+        if node.writes_out:
+            self._offer_outputs(node)
+        results = node.backward(grad)
+        del grad  # so that an array nobody else holds can be reused by the accumulation below
+        if not self.retain_graph:
+            node.release()
+        slots = node.slots
+        for index, parent in enumerate(node.parents):
+            if parent is not None:
+                self._deliver(parent, slots[index], results[index], node.fresh_grads)
+
+    def _offer_outputs(self, node: Op) -> None:
+        out = None
+        for index in node.writes_out:
+            leaf = node.parents[index]
+            if leaf is not None and leaf.is_leaf_node and self.uses[leaf] == 1:
+                buffer = leaf.free_grad_buffer() if self.captured is None else None
+                if buffer is not None and leaf not in self.touched:
+                    out = {} if out is None else out
+                    out[index] = buffer
+        node.out = out
+
+    def _deliver(self, parent: Any, slot: int, grad: np.ndarray | None, fresh: bool) -> None:
+        """Add `grad` to what `parent` has received so far."""
+        if parent.is_leaf_node:
+            if grad is not None:
+                self._accumulate_leaf(parent, grad, fresh)
+            self.uses[parent] -= 1
+            if self.uses[parent] == 0:
+                self._leaf_ready(parent)
+            return
+        if grad is None:
+            return
+        several = parent.outputs > 1
+        shape, dtype = parent.shape, parent.dtype
+        if several:
+            shape, dtype = shape[slot], dtype[slot]
+        if grad.shape != shape:
+            grad = reduced(grad, shape)
+        if grad.dtype != dtype:
+            grad = grad.astype(dtype)
+        grads = self.grads
+        if parent not in grads:
+            heappush(self.heap, (-parent.order, parent))
+            grads[parent] = [None] * parent.outputs if several else grad
+            if not several:
+                return
+        if several:
+            held = grads[parent]
+            held[slot] = grad if held[slot] is None else held[slot] + grad
+            return
+        before = grads.pop(parent)
+        grads[parent] = _sum(before, grad) if sys.getrefcount(before) > 2 else _add(before, grad)
+
+    def _accumulate_leaf(self, leaf: Any, grad: np.ndarray, fresh: bool) -> None:
+        array = leaf._array
+        if grad.shape != array.shape:
+            grad = reduced(grad, array.shape)
+        if grad.dtype != array.dtype:
+            grad = grad.astype(array.dtype)
+        if self.captured is None:
+            if leaf.has_hooks():  # they see the sum over all uses, once
+                before = self.partial.get(leaf)
+                self.partial[leaf] = grad if before is None else before + grad
+            else:
+                leaf.accumulate_grad(grad, fresh)
+            self.touched[leaf] = None
+        elif leaf in self.captured:
+            before = self.captured[leaf]
+            self.captured[leaf] = grad if before is None else before + grad
+
+    def _leaf_ready(self, leaf: Any) -> None:
+        if leaf in self.touched:
+            del self.touched[leaf]
+            if leaf in self.partial:
+                leaf.accumulate_grad(leaf.run_hooks(self.partial.pop(leaf)), False)
+            leaf.run_ready_hooks()
+
+    def _capture(self, node: Op, grad: Any) -> None:
+        wanted = self.captured[node]
+        if node.outputs == 1:
+            wanted[0] = grad
+        else:
+            for slot in wanted:
+                wanted[slot] = grad[slot]
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(a + b)
+
+
+def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b, inside a's memory: the caller made sure that nobody else can see it."""
+    if a.base is None and a.flags.writeable and a.shape == b.shape and a.ndim:
+        np.add(a, b, out=a)
+        return a
+    return np.asarray(a + b)
+
+
+def _run_hooks(node: Op, grad: Any) -> Any:
+    if node.outputs == 1:
+        return run_hooks(node.hooks.get(0, {}), grad)
+    grad = list(grad)
+    for slot, hooks in node.hooks.items():
+        if grad[slot] is not None:
+            grad[slot] = run_hooks(hooks, grad[slot])
+    return grad
+
+
+def run_hooks(hooks: dict[float, Callable[[Any], Any]], grad: Any) -> Any:
+    """Pass `grad` through `hooks` in the order of their keys."""
+    for key in sorted(hooks):
+        if key in hooks:  # an earlier hook may have removed it
+            grad = hooks[key](grad)
+    return grad

@@ -1,0 +1,149 @@
+"""What all CPU kernels share: engine, scratch, plans, and the policy of falling back.
+
+Note [Fallback]: a kernel marked `@fast` either serves the call or raises `Unsupported(reason)`
+before it has written anything. Then the reference serves, the reason is counted in
+`allgrad.trace`, and with ALLGRAD_STRICT=1 the reason is an error instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import trace
+from ..errors import Unsupported
+from . import memory, onednn
+from .layout import Ints, element_strides, is_plain
+from .onednn_plan import Plan, PlanCache, Scratch
+from .reference import ReferenceBackend
+
+F32 = np.dtype(np.float32)
+
+
+class CpuBase(ReferenceBackend):
+    """State of one thread's CPU backend.
+
+    Attributes:
+        plans: prepared oneDNN primitives by kernel, shapes, strides and parameters.
+        winograd: whether wide 3x3 convolutions may use it; ALLGRAD_WINOGRAD=0 says no.
+        missing: why oneDNN is not available, or None.
+    """
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        super().__init__(np)
+        memory.keep_large_allocations()
+        self.strict = os.environ.get("ALLGRAD_STRICT", "0") == "1"
+        self.winograd = os.environ.get("ALLGRAD_WINOGRAD", "1") != "0"
+        self.scratch = Scratch()
+        self.plans = PlanCache()
+        self._many_ones = np.ones(0, F32)
+        self._many_zeros = np.zeros(0, F32)
+        self._block = np.empty(0, F32)  # temporary of the optimizer steps
+        self.missing: str | None = None
+        self.engine: onednn.Engine | None = None
+        try:
+            self.engine = onednn.Engine()
+        except Unsupported as refusal:
+            self.missing = str(refusal)
+            _warn_once(self.missing)
+
+    def new_plan(self) -> Plan:
+        """An empty plan on this thread's engine.
+
+        Raises:
+            Unsupported: oneDNN is not available.
+        """
+        if self.engine is None:
+            raise Unsupported(f"oneDNN is not available: {self.missing}")
+        return Plan(self.engine, self.scratch)
+
+    def reordered(self, array: np.ndarray, strides: Ints) -> np.ndarray:
+        """A dense float32 copy of `array` with `strides`, by oneDNN (NumPy takes 5 times as long).
+
+        Views that oneDNN cannot describe are copied by NumPy.
+        """
+        copy = np.ndarray(array.shape, F32, None, 0, strides)
+        if array.ndim > 6 or not is_plain(array.shape, array.strides, F32.itemsize):
+            copy[...] = array
+            return copy
+        key = ("reorder", array.shape, array.strides, strides)
+        plan = self.plans.get(key)
+        if plan is None:
+            plan = self.new_plan()
+            size = F32.itemsize
+            given, wanted = (
+                plan.strided(array.shape, element_strides(array.shape, s, size))
+                for s in (array.strides, strides)
+            )
+            plan.reorder(given, plan.external(given), wanted, plan.external(wanted))
+            self.plans.add(key, plan)
+        plan.run(array, copy)
+        return copy
+
+    def threads(self) -> int:
+        """How many threads oneDNN uses for work started by this thread."""
+        return 1 if self.engine is None else self.engine.threads()
+
+    def _ones(self, count: int) -> np.ndarray:
+        """A read-only vector of `count` ones."""
+        if count > self._many_ones.size:
+            self._many_ones = np.ones(count, F32)
+            self._many_ones.setflags(write=False)
+        return self._many_ones[:count]
+
+    def _zeros(self, count: int) -> np.ndarray:
+        """A read-only vector of `count` zeros."""
+        if count > self._many_zeros.size:
+            self._many_zeros = np.zeros(count, F32)
+            self._many_zeros.setflags(write=False)
+        return self._many_zeros[:count]
+
+    def _fall_back(self, kernel: str, refusal: Unsupported) -> None:
+        if self.strict:
+            raise Unsupported(f"ALLGRAD_STRICT=1 and {kernel} fell back: {refusal}") from refusal
+        trace.count_fallback(kernel, str(refusal))
+
+
+def fast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a method that overrides a reference kernel. See Note [Fallback]."""
+    name = kernel.__name__
+    reference = getattr(ReferenceBackend, name)
+    count = trace.count_fast
+
+    @functools.wraps(kernel)
+    def served(self: CpuBase, *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = kernel(self, *args, **kwargs)
+        except Unsupported as refusal:
+            self._fall_back(name, refusal)
+            return reference(self, *args, **kwargs)
+        count(name)
+        return result
+
+    return served
+
+
+def require_float32(*arrays: np.ndarray | None) -> None:
+    """Raise Unsupported unless every array that is not None is native float32."""
+    for array in arrays:
+        if array is not None and array.dtype is not F32 and array.dtype != F32:
+            raise Unsupported(f"dtype {array.dtype}")
+
+
+def require_elements(*arrays: np.ndarray) -> None:
+    """Raise Unsupported if an array is empty."""
+    for array in arrays:
+        if array.size == 0:
+            raise Unsupported("empty array")
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    logging.getLogger("allgrad").warning("slow reference kernels will be used: %s", reason)

@@ -1,0 +1,31 @@
+"""Every kernel of the backend protocol in plain array code: the oracle and the fallback.
+
+Slow and exact: any dtype, any strides, any number of spatial dimensions, empty batches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .conv import ConvKernels
+from .linear import ElementwiseKernels, LinearKernels
+from .norm import NormKernels
+from .optim import OptimKernels
+from .pool import PoolKernels
+
+
+class ReferenceBackend(
+    ConvKernels, LinearKernels, ElementwiseKernels, PoolKernels, NormKernels, OptimKernels
+):
+    """The backend protocol on an array module.
+
+    Args:
+        xp: NumPy, or a module with NumPy's interface such as CuPy.
+    """
+
+    name = "reference"
+
+    def __init__(self, xp: Any = np) -> None:
+        self.xp = xp

@@ -1,0 +1,87 @@
+"""Dropout functions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ... import random
+from ...errors import OptionError, ShapeError
+from ...ops.dropout import Dropout
+from ...tensors import Tensor
+from ...tensors.graph import apply
+from ...tensors.inplace import assign
+
+
+def _check_probability(name: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise OptionError(f"{name}: expected a probability within 0..1, came {p}")
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero elements with probability p and scale the rest by 1 / (1 - p) in training.
+
+    Raises:
+        ValueError: p outside 0..1.
+    """
+    _check_probability("dropout", p)
+    if not training or p == 0:
+        return input
+    y = apply(Dropout(p), input)
+    return assign(input, y, "dropout_") if inplace else y
+
+
+def _channel_dropout(dims: int, input: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+    name = f"dropout{dims}d"
+    _check_probability(name, p)
+    if input.ndim not in (dims + 1, dims + 2):
+        raise ShapeError(
+            f"{name}: expected {dims + 2} dimensions (or {dims + 1} for one sample), came "
+            f"{tuple(input.shape)}"
+        )
+    if not training or p == 0:
+        return input
+    single = input.ndim == dims + 1
+    y = apply(Dropout(p, channels=True), input.unsqueeze(0) if single else input)
+    y = y.squeeze(0) if single else y
+    return assign(input, y, f"{name}_") if inplace else y
+
+
+def dropout1d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero whole channels of (N, C, L) with probability p in training."""
+    return _channel_dropout(1, input, p, training, inplace)
+
+
+def dropout2d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero whole channels of (N, C, H, W) with probability p in training.
+
+    Unlike PyTorch, an input of another number of dimensions is an error, not a warning.
+    """
+    return _channel_dropout(2, input, p, training, inplace)
+
+
+def dropout3d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero whole channels of (N, C, D, H, W) with probability p in training."""
+    return _channel_dropout(3, input, p, training, inplace)
+
+
+def alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """Dropout that keeps mean and variance of SELU networks (Klambauer et al. 2017)."""
+    _check_probability("alpha_dropout", p)
+    if not training or p == 0:
+        return input
+    low = -1.7580993408473766  # -scale * alpha of SELU
+    draws = random.default_generator().numpy.random(input._array.shape, np.float32)
+    keep = (draws >= p).astype(input._array.dtype)
+    a = ((1 - p) * (1 + p * low * low)) ** -0.5 if p < 1 else 0.0
+    b = -a * p * low
+    shift = ((1 - keep) * (low * a) + b).astype(input._array.dtype)
+    y = input * Tensor(keep * input._array.dtype.type(a)) + Tensor(shift)
+    return assign(input, y, "alpha_dropout_") if inplace else y

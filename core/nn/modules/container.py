@@ -1,0 +1,248 @@
+"""Modules that hold modules or parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ...tensors import Parameter
+from .module import Module
+
+
+def _position(index: int, count: int) -> int:
+    if not -count <= index < count:
+        raise IndexError(f"index {index} is out of range for {count} modules")
+    return index % count
+
+
+def _without(items: list[Any], index: int | slice) -> list[Any]:
+    """`items` without what `index` names."""
+    if not isinstance(index, slice):
+        index = _position(index, len(items))
+    del items[index]
+    return items
+
+
+def _renumber(holder: Module, items: list[Any]) -> None:
+    """Give `holder` exactly `items`, under the names "0", "1", ..."""
+    holder._modules.clear()
+    for i, item in enumerate(items):
+        holder.add_module(str(i), item)
+
+
+class Sequential(Module):
+    """Modules applied one after the other.
+
+    Args:
+        args: the modules, or one ordered dict of named modules.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            for name, module in args[0].items():
+                self.add_module(name, module)
+        else:
+            for i, module in enumerate(args):
+                self.add_module(str(i), module)
+
+    def forward(self, input: Any) -> Any:
+        for module in self._modules.values():
+            input = module(input)  # type: ignore[misc]  # None is never registered here
+        return input
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index: int | slice) -> Any:
+        items = list(self._modules.items())
+        if isinstance(index, slice):
+            return Sequential(dict(items[index]))
+        return items[_position(index, len(items))][1]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        name = list(self._modules)[_position(index, len(self))]
+        self.add_module(name, module)
+
+    def __delitem__(self, index: int | slice) -> None:
+        _renumber(self, _without(list(self), index))
+
+    def append(self, module: Module) -> Sequential:
+        """Add a module at the end; returns self."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Sequential:
+        """Add several modules at the end; returns self."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> Sequential:
+        """Insert a module before `index`; all are numbered anew. Returns self."""
+        items = list(self)
+        items.insert(index, module)
+        _renumber(self, items)
+        return self
+
+
+class ModuleList(Module):
+    """A list of modules, registered in order."""
+
+    def __init__(self, modules: Iterable[Module] | None = None) -> None:
+        super().__init__()
+        self.extend(modules or ())
+
+    def append(self, module: Module) -> ModuleList:
+        """Add a module at the end; returns self."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> ModuleList:
+        """Add several modules at the end; returns self."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> None:
+        """Insert a module before `index`."""
+        items = list(self)
+        items.insert(index, module)
+        _renumber(self, items)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index: int | slice) -> Any:
+        items = list(self._modules.values())
+        if isinstance(index, slice):
+            return ModuleList(items[index])  # type: ignore[arg-type]
+        return items[_position(index, len(items))]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.add_module(str(_position(index, len(self))), module)
+
+    def __delitem__(self, index: int | slice) -> None:
+        _renumber(self, _without(list(self), index))
+
+    def __iadd__(self, modules: Iterable[Module]) -> ModuleList:
+        return self.extend(modules)
+
+    def pop(self, index: int | slice) -> Any:
+        """Remove a module and return it."""
+        found = self[index]
+        del self[index]
+        return found
+
+
+class ModuleDict(Module):
+    """Modules under names."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        super().__init__()
+        self.update(modules or {})
+
+    def update(self, modules: Mapping[str, Module]) -> None:
+        """Add or replace modules."""
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._modules
+
+    def __getitem__(self, name: str) -> Any:
+        return self._modules[name]
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        self.add_module(name, module)
+
+    def __delitem__(self, name: str) -> None:
+        del self._modules[name]
+
+    def pop(self, name: str) -> Any:
+        """Remove a module and return it."""
+        return self._modules.pop(name)
+
+    def clear(self) -> None:
+        """Remove all modules."""
+        self._modules.clear()
+
+    def keys(self) -> Any:
+        """The names."""
+        return self._modules.keys()
+
+    def values(self) -> Any:
+        """The modules."""
+        return self._modules.values()
+
+    def items(self) -> Any:
+        """(name, module) pairs."""
+        return self._modules.items()
+
+
+class ParameterList(Module):
+    """A list of parameters, registered in order."""
+
+    def __init__(self, parameters: Iterable[Parameter] | None = None) -> None:
+        super().__init__()
+        for p in parameters or ():
+            self.append(p)
+
+    def append(self, parameter: Parameter) -> ParameterList:
+        """Add a parameter at the end; returns self."""
+        self.register_parameter(str(len(self)), parameter)
+        return self
+
+    def extend(self, parameters: Iterable[Parameter]) -> ParameterList:
+        """Add several parameters at the end; returns self."""
+        for p in parameters:
+            self.append(p)
+        return self
+
+    def __setitem__(self, index: int, parameter: Parameter) -> None:
+        self.register_parameter(str(_position(index, len(self))), parameter)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._parameters.values())
+
+    def __getitem__(self, index: int) -> Any:
+        return list(self._parameters.values())[_position(index, len(self))]
+
+
+class ParameterDict(Module):
+    """Parameters under names."""
+
+    def __init__(self, parameters: Mapping[str, Parameter] | None = None) -> None:
+        super().__init__()
+        for name, p in (parameters or {}).items():
+            self[name] = p
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parameters
+
+    def __getitem__(self, name: str) -> Any:
+        return self._parameters[name]
+
+    def __setitem__(self, name: str, parameter: Parameter) -> None:
+        self.register_parameter(name, parameter)

@@ -1,0 +1,1 @@
+"""Operations on arrays, one family per file. Imports: backend, errors, NumPy."""

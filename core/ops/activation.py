@@ -1,0 +1,240 @@
+"""Activation functions. Source of the formulas: PyTorch manual, "Non-linear Activations"."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..backend import Array
+from .base import Op
+from .elementwise import FromInput, FromOutput, Grads
+
+_SQRT_HALF = math.sqrt(0.5)
+_INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
+_SQRT_2_PI = math.sqrt(2 / math.pi)
+
+
+class ReLU(Op):
+    """max(x, 0); the gradient at 0 is 0."""
+
+    def forward(self, x: Array) -> Array:
+        y = backend.of(x).relu_forward(x)
+        if self.needs[0]:
+            self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Grads:
+        (y,) = self.saved
+        return (backend.of(grad).relu_backward(grad, y),)
+
+
+class AddActivations(Op):
+    """a + b of equal shapes, where a ReLU may follow; see Note [Pending outputs]."""
+
+    deferred: Any = None
+
+    def __init__(self, relu: bool = False) -> None:
+        self.relu = relu
+
+    def with_relu(self) -> AddActivations:
+        """The op that also applies the ReLU."""
+        return AddActivations(relu=True)
+
+    def forward(self, a: Array, b: Array) -> Array:
+        if not self.relu:
+            return a + b
+        y = backend.of(a).add_relu_forward(a, b)
+        if any(self.needs):
+            self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Grads:
+        if self.relu:
+            (y,) = self.saved
+            grad = backend.of(grad).relu_backward(grad, y)
+        return grad, grad
+
+
+class Sigmoid(FromOutput):
+    """1 / (1 + e**-x), without overflow."""
+
+    def value(self, x: Array) -> Array:
+        return sigmoid(x)
+
+    def derivative(self, y: Array) -> Array:
+        return y * (1 - y)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e**-x) as 0.5 * (1 + tanh(x / 2)), which cannot overflow."""
+    y = np.tanh(0.5 * x)
+    y = 0.5 * y + 0.5
+    return np.asarray(y)
+
+
+class LogSigmoid(FromInput):
+    """log(sigmoid(x)), without overflow."""
+
+    def value(self, x: Array) -> Array:
+        return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
+
+    def derivative(self, x: Array) -> Array:
+        return sigmoid(-x)
+
+
+class LeakyReLU(FromInput):
+    """x where positive, else slope * x."""
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+    def value(self, x: Array) -> Array:
+        return np.where(x > 0, x, self.slope * x)
+
+    def derivative(self, x: Array) -> Array:
+        return np.where(x > 0, x.dtype.type(1), x.dtype.type(self.slope))
+
+
+class PReLU(Op):
+    """x where positive, else weight * x, one weight for all or one per channel."""
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        self.saved = (x, weight)
+        return np.where(x > 0, x, self._spread(x, weight) * x)
+
+    @staticmethod
+    def _spread(x: Array, weight: Array) -> Array:
+        return weight if weight.size == 1 else weight.reshape(-1, *(1,) * (x.ndim - 2))
+
+    def backward(self, grad: Array) -> Grads:
+        x, weight = self.saved
+        grad_x = grad_w = None
+        if self.needs[0]:
+            grad_x = np.where(x > 0, grad, self._spread(x, weight) * grad)
+        if self.needs[1]:
+            part = grad * np.minimum(x, 0)
+            axes = tuple(i for i in range(x.ndim) if weight.size == 1 or i != 1)
+            grad_w = part.sum(axis=axes).reshape(weight.shape)
+        return grad_x, grad_w
+
+
+class ELU(FromInput):
+    """scale * (x where positive, else alpha * (e**(x * rate) - 1)); also SELU and CELU."""
+
+    def __init__(self, alpha: float, scale: float = 1.0, rate: float = 1.0) -> None:
+        self.alpha, self.scale, self.rate = alpha, scale, rate
+
+    def value(self, x: Array) -> Array:
+        low = self.alpha * np.expm1(np.minimum(x, 0) * self.rate)
+        return self.scale * np.where(x > 0, x, low)
+
+    def derivative(self, x: Array) -> Array:
+        low = self.alpha * self.rate * np.exp(np.minimum(x, 0) * self.rate)
+        return self.scale * np.where(x > 0, x.dtype.type(1), low)
+
+
+class GELU(FromInput):
+    """x * Phi(x), exactly by erf or by its tanh approximation (Hendrycks & Gimpel 2016)."""
+
+    def __init__(self, approximate: str) -> None:
+        self.approximate = approximate
+
+    def value(self, x: Array) -> Array:
+        if self.approximate == "tanh":
+            return 0.5 * x * (1 + np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3)))
+        return 0.5 * x * (1 + erf(x * _SQRT_HALF))
+
+    def derivative(self, x: Array) -> Array:
+        if self.approximate == "tanh":
+            t = np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3))
+            inner = _SQRT_2_PI * (1 + 3 * 0.044715 * x * x)
+            return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner
+        return 0.5 * (1 + erf(x * _SQRT_HALF)) + x * _INV_SQRT_2PI * np.exp(-0.5 * x * x)
+
+
+class SiLU(FromInput):
+    """x * sigmoid(x)."""
+
+    def value(self, x: Array) -> Array:
+        return x * sigmoid(x)
+
+    def derivative(self, x: Array) -> Array:
+        s = sigmoid(x)
+        return s * (1 + x * (1 - s))
+
+
+class Softplus(FromInput):
+    """log(1 + e**(beta * x)) / beta; x itself where beta * x exceeds the threshold."""
+
+    def __init__(self, beta: float, threshold: float) -> None:
+        self.beta, self.threshold = beta, threshold
+
+    def value(self, x: Array) -> Array:
+        z = self.beta * x
+        soft = (np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))) / self.beta
+        return np.where(z > self.threshold, x, soft)
+
+    def derivative(self, x: Array) -> Array:
+        z = self.beta * x
+        return np.where(z > self.threshold, x.dtype.type(1), sigmoid(z))
+
+
+class Erf(FromInput):
+    """The error function."""
+
+    def value(self, x: Array) -> Array:
+        return erf(x)
+
+    def derivative(self, x: Array) -> Array:
+        return 2 / math.sqrt(math.pi) * np.exp(-x * x)
+
+
+# W. J. Cody 1969, "Rational Chebyshev approximations for the error function",
+# Math. Comp. 23, 631-637: coefficients for |x| <= 0.46875, up to 4, and above.
+_P1 = (3.16112374387056560e00, 1.13864154151050156e02, 3.77485237685302021e02,
+       3.20937758913846947e03, 1.85777706184603153e-1)  # fmt: skip
+_Q1 = (2.36012909523441209e01, 2.44024637934444173e02, 1.28261652607737228e03,
+       2.84423683343917062e03)  # fmt: skip
+_P2 = (5.64188496988670089e-1, 8.88314979438837594e00, 6.61191906371416295e01,
+       2.98635138197400131e02, 8.81952221241769090e02, 1.71204761263407058e03,
+       2.05107837782607147e03, 1.23033935479799725e03, 2.15311535474403846e-8)  # fmt: skip
+_Q2 = (1.57449261107098347e01, 1.17693950891312499e02, 5.37181101862009858e02,
+       1.62138957456669019e03, 3.29079923573345963e03, 4.36261909014324716e03,
+       3.43936767414372164e03, 1.23033935480374942e03)  # fmt: skip
+_P3 = (3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1,
+       1.60837851487422766e-2, 6.58749161529837803e-4, 1.63153871373020978e-2)  # fmt: skip
+_Q3 = (2.56852019228982242e00, 1.87295284992346047e00, 5.27905102951428412e-1,
+       6.05183413124413191e-2, 2.33520497626869185e-3)  # fmt: skip
+
+
+def erf(x: Array) -> Array:
+    """The error function, to the precision of the dtype. Source: Cody 1969."""
+    if x.dtype.itemsize < 4:  # the polynomials exceed the range of float16
+        return erf(x.astype(np.float32)).astype(x.dtype)
+    a = np.abs(x)
+    small = np.where(a <= 0.46875, a, 0)
+    z = small * small
+    top, bottom = _P1[4] * z, z
+    for i in range(3):
+        top, bottom = (top + _P1[i]) * z, (bottom + _Q1[i]) * z
+    near = small * (top + _P1[3]) / (bottom + _Q1[3])
+    middle = np.clip(a, 0.46875, 4)
+    top, bottom = _P2[8] * middle, middle
+    for i in range(7):
+        top, bottom = (top + _P2[i]) * middle, (bottom + _Q2[i]) * middle
+    mid = 1 - np.exp(-middle * middle) * (top + _P2[7]) / (bottom + _Q2[7])
+    large = np.maximum(a, 4)
+    z = 1 / (large * large)
+    top, bottom = _P3[5] * z, z
+    for i in range(4):
+        top, bottom = (top + _P3[i]) * z, (bottom + _Q3[i]) * z
+    rest = z * (top + _P3[4]) / (bottom + _Q3[4])
+    far = 1 - np.exp(-np.minimum(large * large, 700)) * (_INV_SQRT_PI - rest) / large
+    y = np.where(a <= 0.46875, near, np.where(a <= 4, mid, far))
+    return np.copysign(y, x).astype(x.dtype, copy=False)
+
+
+_INV_SQRT_PI = 1 / math.sqrt(math.pi)

@@ -1,0 +1,122 @@
+"""What an op is: one application of a function on arrays, and the node of the graph.
+
+Ops see arrays, never tensors. Imports: backend, errors, NumPy.
+
+Note [Op contract]
+* `forward` gets arrays (or Python scalars) and returns an array, or a tuple when `outputs` > 1.
+  It puts into `self.saved` exactly what `backward` reads, and consults `self.needs` (one flag
+  per input) first. The engine empties `saved` after use.
+* `backward` gets the gradient of the output (a tuple, None for unused ones, when `outputs` > 1)
+  and returns one array or None per input. It must not write into the gradient it is given:
+  other inputs may hold the same array. It returns gradients in the shape of the output where
+  the input was broadcast, and in any floating type; the engine sums and casts, once.
+* NumPy's floating-point warnings are off while both run: inf and nan are results, not warnings.
+* An array in `saved` that is the very array of an input or output is guarded: changing that
+  tensor in place before backward is an error that names the op.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from ..backend import Array
+from ..errors import GradientError
+
+_sequence = itertools.count()
+_NO_NEEDS = (False,) * 16
+
+
+class Op:
+    """One application of an operation. See Note [Op contract].
+
+    Attributes:
+        needs: per input, whether its gradient is wanted.
+        saved: arrays for backward; None once freed.
+        parents: per input, its node (an Op or a leaf tensor) or None.
+        slots: per input, which output of its node it was.
+        order: creation number; consumers always have a higher one than producers.
+        shape, dtype: of the output (of each output, when there are several).
+        twins: weak references to the ops that do this one's work and a ReLU.
+        out: per input, where a weight gradient may be written directly (see `writes_out`).
+        guards: (version counter, expected version, index into `saved`, index of the input or -1
+            for the result, shape) of every saved array that could be changed in place.
+    """
+
+    outputs = 1
+    is_leaf_node = False
+    # Inputs whose gradient `backward` can write into `self.out[i]`, saving a copy.
+    writes_out: tuple[int, ...] = ()
+    # True when `backward` returns arrays that nobody else holds, so that a leaf may keep them.
+    fresh_grads = False
+
+    needs: tuple[bool, ...] = _NO_NEEDS
+    saved: Any = ()  # a tuple while `backward` may run; the engine checks before it does
+    parents: tuple[Any, ...] = ()
+    slots: tuple[int, ...] = ()
+    shape: Any = ()
+    dtype: Any = None
+    guards: tuple[tuple[list[int], int, int, int, tuple[int, ...]], ...] = ()
+    hooks: Any = None
+    twins: tuple[Any, ...] = ()
+    out: Any = None
+    order = -1
+
+    def forward(self, *arrays: Any) -> Any:
+        """Compute the output from the input arrays."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def backward(self, grad: Any) -> tuple[Array | None, ...]:
+        """One gradient (or None) per input, from the gradient of the output."""
+        raise NotImplementedError(f"{type(self).__name__} must define backward")
+
+    @property
+    def name(self) -> str:
+        """The op's name in messages, e.g. ``"Conv"``."""
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self.name}Backward>"
+
+    def link(self, parents: tuple[Any, ...], slots: tuple[int, ...]) -> None:
+        """Enter the graph: remember the producers of the inputs."""
+        self.parents = parents
+        self.slots = slots
+        self.order = next(_sequence)
+
+    def check_saved(self) -> None:
+        """Raise unless what backward reads is still there and unchanged.
+
+        Raises:
+            GradientError: the graph was freed, or an array was modified in place.
+        """
+        if self.saved is None:
+            raise GradientError(
+                f"{self.name}: backward was run a second time through a graph that was already "
+                "freed. Pass retain_graph=True to the first backward() if you need this."
+            )
+        for version, expected, _, index, shape in self.guards:
+            if version[0] != expected:
+                what = f"input {index}" if index >= 0 else "its result"
+                raise GradientError(
+                    f"{self.name}: {what} of shape {shape}, which backward needs, was modified by "
+                    f"an in-place operation (it is at version {version[0]}, expected version "
+                    f"{expected}). Use the out-of-place form, or clone() before changing it."
+                )
+
+    def release(self) -> None:
+        """Free what was kept for backward. An op that kept nothing can run backward again."""
+        if self.saved:
+            self.saved = None
+        self.out = None
+
+
+def reduced(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting: sum `grad` down to `shape`."""
+    extra = grad.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        i + extra for i, s in enumerate(shape) if s == 1 and grad.shape[i + extra] != 1
+    )
+    if axes:
+        grad = grad.sum(axis=axes, keepdims=True)
+    return grad.reshape(shape)

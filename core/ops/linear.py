@@ -1,0 +1,98 @@
+"""Matrix products and the linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..backend import Array
+from .base import Op
+from .elementwise import Grads
+
+
+class MatMul(Op):
+    """a @ b for two or more dimensions each; leading ones broadcast."""
+
+    fresh_grads = True
+    writes_out = (1,)
+
+    def forward(self, a: Array, b: Array) -> Array:
+        self.saved = (a if self.needs[1] else None, b if self.needs[0] else None)
+        return backend.of(a).matmul(a, b)
+
+    def backward(self, grad: Array) -> Grads:
+        a, b = self.saved
+        kernels = backend.of(grad)
+        grad_a = kernels.matmul(grad, np.swapaxes(b, -1, -2)) if self.needs[0] else None
+        grad_b = None
+        if self.needs[1]:
+            out = self.out.get(1) if self.out and a.ndim == 2 == grad.ndim else None
+            grad_b = kernels.matmul(np.swapaxes(a, -1, -2), grad, out)
+        return grad_a, grad_b
+
+
+class Dot(Op):
+    """Product of a vector with a vector, or with the last but one axis of a matrix stack."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        self.saved = (a, b)
+        return np.asarray(np.matmul(a, b))
+
+    def backward(self, grad: Array) -> Grads:
+        a, b = self.saved
+        if a.ndim == 1 == b.ndim:
+            return grad * b, grad * a
+        if a.ndim == 1:  # (k) @ (..., k, n) -> (..., n)
+            grad_a = np.matmul(b, grad[..., None])[..., 0]
+            return grad_a, a[:, None] * grad[..., None, :]
+        # (..., m, k) @ (k) -> (..., m)
+        grad_b = np.matmul(np.swapaxes(a, -1, -2), grad[..., None])[..., 0]
+        return grad[..., None] * b, grad_b
+
+
+class Linear(Op):
+    """x @ weight.T + bias over the last axis; a following ReLU may be absorbed."""
+
+    fresh_grads = True
+    writes_out = (1,)
+    deferred: Any = None
+
+    def __init__(self, relu: bool = False) -> None:
+        self.relu = relu
+
+    def with_relu(self) -> Linear:
+        """The op that also applies the ReLU."""
+        return Linear(relu=True)
+
+    def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        activation = "relu" if self.relu else None
+        y = backend.of(x).linear_forward(rows, weight, bias, activation)
+        if x.ndim != 2:
+            y = y.reshape(*x.shape[:-1], weight.shape[0])
+        self.saved = (
+            x if self.needs[1] else None,
+            weight if self.needs[0] else None,
+            y if self.relu and any(self.needs) else None,
+        )
+        return y
+
+    def backward(self, grad: Array) -> Grads:
+        x, weight, y = self.saved
+        kernels = backend.of(grad)
+        if self.relu:
+            grad = kernels.relu_backward(grad, y)
+        rows = grad if grad.ndim == 2 else grad.reshape(-1, grad.shape[-1])
+        grad_x = grad_weight = grad_bias = None
+        if self.needs[1]:
+            inputs = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+            grad_weight = kernels.matmul(rows.T, inputs, self.out.get(1) if self.out else None)
+        if self.needs[2]:
+            grad_bias = kernels.sum_to_channels(rows)
+        if self.needs[0]:
+            grad_x = kernels.matmul(rows, weight)
+            if grad.ndim != 2:
+                grad_x = grad_x.reshape(*grad.shape[:-1], grad_x.shape[-1])
+        return grad_x, grad_weight, grad_bias

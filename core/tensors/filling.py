@@ -1,0 +1,70 @@
+"""Methods that overwrite a tensor: with one value, another tensor, or random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import random
+from . import graph
+from .graph import TensorBase
+from .inplace import assign, check_in_place
+from .promote import cast
+
+
+def draw(
+    kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], generator: random.Generator | None
+) -> np.ndarray:
+    """Random array of a floating dtype: "uniform" in [0, 1) or "normal" (mean 0, variance 1)."""
+    stream = (generator or random.default_generator()).numpy
+    draw_as: Any = dtype if dtype in (np.float32, np.float64) else np.float32
+    function = stream.random if kind == "uniform" else stream.standard_normal
+    return np.asarray(function(shape, draw_as)).astype(dtype, copy=False)
+
+
+class FillingMethods:
+    """Overwriting methods of Tensor."""
+
+    _array: np.ndarray
+    _version: list[int]
+    _requires_grad: bool
+
+    def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
+        """Overwrite self by `src`, broadcast and cast; returns self."""
+        return assign(self, cast(src, self._array.dtype), "copy_")
+
+    def fill_(self: Any, value: Any) -> Any:
+        """Set every element to `value`; returns self."""
+        check_in_place(self, "fill_")
+        if isinstance(value, TensorBase):
+            return self.copy_(value)
+        if self._requires_grad and graph.mode.enabled:
+            return assign(self, self._new(np.asarray(value, self._array.dtype)), "fill_")
+        self._canonical().fill(value)
+        self._version[0] += 1
+        return self
+
+    def zero_(self) -> Any:
+        """Set every element to 0; returns self."""
+        return self.fill_(0)
+
+    def normal_(self: Any, mean: float = 0, std: float = 1, *, generator: Any = None) -> Any:
+        """Fill with normally distributed numbers; returns self."""
+        numbers = draw("normal", self._array.shape, self._array.dtype, generator)
+        numbers *= std
+        numbers += mean
+        return self.copy_(self._new(numbers))
+
+    def uniform_(self: Any, a: float = 0, b: float = 1, *, generator: Any = None) -> Any:
+        """Fill with uniform numbers in [a, b); returns self."""
+        numbers = draw("uniform", self._array.shape, self._array.dtype, generator)
+        numbers *= b - a
+        numbers += a
+        return self.copy_(self._new(numbers))
+
+    def bernoulli_(self: Any, p: float = 0.5, *, generator: Any = None) -> Any:
+        """Fill with 1 (probability p) and 0; returns self."""
+        stream = (generator or random.default_generator()).numpy
+        hits = stream.random(self._array.shape) < p
+        return self.copy_(self._new(hits.astype(self._array.dtype)))

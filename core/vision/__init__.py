@@ -1,0 +1,22 @@
+"""Pictures: data sets, transforms and models, under torchvision's names."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import datasets, models, transforms
+
+__all__ = ["datasets", "models", "transforms"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part when it is first asked for: who needs transforms need not load networks."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

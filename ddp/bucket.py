@@ -1,0 +1,71 @@
+"""The memory of the gradients: one allocation, cut into buckets, cut into gradients.
+
+Stage of the flow: between `plan` (where things lie) and `reducer` (when they move). May import:
+`plan`, numpy, `allgrad`. All buckets lie in one allocation of the communicator; a new plan cuts
+the same memory differently, so gradients of a step that is under way can be carried over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allgrad import Tensor
+from allgrad.ddp.communicators.base import Array
+from allgrad.ddp.plan import BucketPlan
+
+
+class Bucket:
+    """Gradients that one collective reduces.
+
+    Attributes:
+        index: position in the order of reduction.
+        flat: the whole bucket, one-dimensional.
+        params: its parameters, and `views`: their gradients' places in `flat`, same order.
+        missing: parameters whose gradient is not ready in this backward.
+    """
+
+    __slots__ = ("flat", "index", "missing", "params", "views")
+
+    def __init__(
+        self, index: int, plan: BucketPlan, memory: NDArray[np.uint8], params: Sequence[Tensor]
+    ) -> None:
+        self.index = index
+        start = plan.offset_bytes
+        self.flat: Array = memory[start : start + plan.size_bytes].view(plan.dtype)
+        self.params = [params[slot.index] for slot in plan.slots]
+        self.views: list[Array] = []
+        for slot, param in zip(plan.slots, self.params, strict=True):
+            first = slot.offset_bytes // plan.dtype.itemsize
+            shape = tuple(param.shape)
+            self.views.append(self.flat[first : first + param.numel()].reshape(shape))
+        self.missing = len(self.params)
+
+
+def attach(buckets: Sequence[Bucket], as_view: bool) -> None:
+    """Let the engine write gradients straight into the buckets; carry over those that exist.
+
+    Args:
+        buckets: freshly cut; may overlap with the memory that the gradients lie in now.
+        as_view: whether ``param.grad`` is to lie in the bucket, or only to be copied there.
+    """
+    places = [pair for b in buckets for pair in zip(b.params, b.views, strict=True)]
+    # copy all out before writing any: old and new places overlap
+    existing = [None if p.grad is None else p.grad._array.copy() for p, _ in places]
+    for bucket in buckets:
+        bucket.flat[...] = 0
+    for (param, view), grad in zip(places, existing, strict=True):
+        param._grad_buffer = view if as_view else None
+        if grad is not None and as_view:
+            view[...] = grad
+            param.grad = Tensor(view)
+
+
+def detach(params: Sequence[Tensor]) -> None:
+    """Give the parameters gradients of their own again."""
+    for param in params:
+        param._grad_buffer = None
+        if param.grad is not None:
+            param.grad = Tensor(param.grad._array.copy())

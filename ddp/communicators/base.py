@@ -1,0 +1,234 @@
+"""The seam between data parallelism and the wire: what every communicator offers.
+
+Stage of the flow: below buckets and process group, above MPI or threads. Knows numpy arrays and
+ranks; knows no tensor, module or bucket. May import: numpy, ``allgrad.errors``.
+
+All ranks call the same collectives in the same order. Array collectives work on C-contiguous numpy
+arrays and never change the dtype. With one rank every collective is the identity, so callers
+need no branch for it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
+
+DEFAULT_TIMEOUT_S = 600.0
+ALIGNMENT_BYTES = 64
+
+Array = NDArray[Any]
+
+
+class ReduceOp(StrEnum):
+    """How values of the ranks are combined; names as in ``torch.distributed.ReduceOp``."""
+
+    SUM = "sum"
+    AVG = "avg"
+    PRODUCT = "product"
+    MIN = "min"
+    MAX = "max"
+
+    @classmethod
+    def parse(cls, value: ReduceOp | str) -> ReduceOp:
+        """Accept a member or its name in any case; an unknown one lists the known ones."""
+        try:
+            return cls(str(value).lower())
+        except ValueError:
+            raise OptionError.unknown("reduction", value, [op.value for op in cls]) from None
+
+
+COMBINE: dict[ReduceOp, np.ufunc] = {
+    ReduceOp.SUM: np.add,
+    ReduceOp.AVG: np.add,
+    ReduceOp.PRODUCT: np.multiply,
+    ReduceOp.MIN: np.minimum,
+    ReduceOp.MAX: np.maximum,
+}
+
+
+class Work(Protocol):
+    """One collective that may still be under way."""
+
+    def test(self) -> bool:
+        """Push the communication on without blocking; True once the result is in place."""
+
+    def wait(self) -> None:
+        """Block until the result is in place.
+
+        Raises:
+            DistributedError: another rank failed, or the time-out passed; names the ranks that
+                have not arrived.
+        """
+
+
+class CompletedWork:
+    """A collective that had finished when it was returned."""
+
+    __slots__ = ()
+
+    def test(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        return None
+
+
+COMPLETED = CompletedWork()
+
+
+class Communicator(ABC):
+    """A fixed set of ranks and their collectives; see the module docstring for the rules.
+
+    Attributes:
+        rank: this rank, 0 to size - 1.
+        size: number of ranks.
+        name: "local", "thread", "shm" or "mpi"; for reports and messages.
+        timeout_s: a collective that takes longer raises DistributedError.
+    """
+
+    rank: int
+    size: int
+    name: str
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    @property
+    def where(self) -> str:
+        """The prefix of every message: "[rank r/size]"."""
+        return f"[rank {self.rank}/{self.size}]"
+
+    @abstractmethod
+    def allocate(self, size_bytes: int) -> NDArray[np.uint8]:
+        """Collective. Zeroed memory, aligned to 64 bytes, from which all_reduce is fastest.
+
+        All ranks must ask for the same size. Views of it (any dtype, any offset, the same on all
+        ranks) may be given to `all_reduce`. The memory lives as long as a view of it.
+        """
+
+    @abstractmethod
+    def all_reduce(
+        self, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        """Replace `array` on every rank by the reduction over ranks, in rank order, same bits."""
+
+    @abstractmethod
+    def broadcast(self, array: Array, root: int = 0, async_op: bool = False) -> Work:
+        """Replace `array` on every rank by root's."""
+
+    @abstractmethod
+    def all_gather(self, array: Array) -> Array:
+        """Return the arrays of all ranks as one array of shape (size, *array.shape)."""
+
+    @abstractmethod
+    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
+        """Reduce an array of shape (size, ...) over ranks; rank r gets row r of the result."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Return once every rank has called it."""
+
+    @abstractmethod
+    def abort(self, code: int) -> None:
+        """End all ranks now, with this exit code, because this rank cannot go on."""
+
+    def leave(self) -> None:
+        """Say that this rank's program has ended, for ranks that still wait for it."""
+        return
+
+    @abstractmethod
+    def close(self) -> None:
+        """Collective. Give the communication resources back; idempotent."""
+
+    # ---- object twins, for small control data ---------------------------------------------
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Return the picklable values of all ranks, in rank order."""
+        payload = np.frombuffer(pickle.dumps(value, protocol=5), np.uint8)
+        lengths = self.all_gather(np.array(payload.size, np.int64))
+        padded = np.zeros(int(lengths.max()), np.uint8)
+        padded[: payload.size] = payload
+        rows = self.all_gather(padded)
+        return [pickle.loads(rows[i, :n].tobytes()) for i, n in enumerate(lengths.tolist())]
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """Return root's picklable value on every rank; the other ranks' `value` is ignored."""
+        check_root(self, root)
+        mine = self.rank == root
+        payload = pickle.dumps(value, protocol=5) if mine else b""
+        length = np.array(len(payload), np.int64)
+        self.broadcast(length, root)
+        buffer = np.zeros(int(length), np.uint8)
+        if mine:
+            buffer[:] = np.frombuffer(payload, np.uint8)
+        self.broadcast(buffer, root)
+        return value if mine else pickle.loads(buffer.tobytes())
+
+
+def aligned_zeros(size_bytes: int) -> NDArray[np.uint8]:
+    """Zeroed bytes whose address is a multiple of 64."""
+    raw = np.zeros(size_bytes + ALIGNMENT_BYTES, np.uint8)
+    return raw[-raw.ctypes.data % ALIGNMENT_BYTES :][:size_bytes]
+
+
+def check_array(
+    communicator: Communicator, what: str, array: Array, in_place: bool = False
+) -> None:
+    """Refuse what no transport can send: non-contiguous, of Python objects, or read-only."""
+    if not array.flags.c_contiguous:
+        raise ShapeError(
+            f"{communicator.where} {what} needs a C-contiguous array, got shape {array.shape} "
+            f"with strides {array.strides}; pass np.ascontiguousarray(array)"
+        )
+    if array.dtype.hasobject:
+        raise DtypeError(
+            f"{communicator.where} {what} cannot send dtype {array.dtype}; "
+            "use all_gather_object or broadcast_object for Python objects"
+        )
+    if in_place and not array.flags.writeable:
+        raise ShapeError(
+            f"{communicator.where} {what} writes its result into the array, but the array of "
+            f"shape {array.shape} is read-only; pass a copy"
+        )
+
+
+def check_reduction(communicator: Communicator, array: Array, op: ReduceOp | str) -> ReduceOp:
+    """Parse the reduction and refuse a mean of integers, which has no exact result."""
+    parsed = ReduceOp.parse(op)
+    if parsed is ReduceOp.AVG and array.dtype.kind not in "fc":
+        raise DtypeError(
+            f"{communicator.where} reduction 'avg' needs a floating-point array, "
+            f"got {array.dtype}; use 'sum' and divide"
+        )
+    return parsed
+
+
+def check_root(communicator: Communicator, root: int) -> None:
+    """Refuse a root that is no rank."""
+    if not 0 <= root < communicator.size:
+        raise DistributedError(
+            f"{communicator.where} root {root} is no rank; ranks are 0 to {communicator.size - 1}"
+        )
+
+
+def check_rows(communicator: Communicator, array: Array) -> None:
+    """Refuse a reduce_scatter input without one row per rank."""
+    if array.ndim == 0 or array.shape[0] != communicator.size:
+        raise ShapeError(
+            f"{communicator.where} reduce_scatter needs one row per rank: shape "
+            f"({communicator.size}, ...), got {array.shape}"
+        )
+
+
+def scale_to_mean(array: Array, size: int) -> None:
+    """Divide a sum over `size` ranks in place, correctly rounded."""
+    if size & (size - 1) == 0:
+        # the reciprocal of a power of two is exact, and multiplying is faster than dividing
+        np.multiply(array, 1.0 / size, out=array)
+    else:
+        np.divide(array, size, out=array)

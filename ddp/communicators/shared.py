@@ -1,0 +1,422 @@
+"""Collectives of ranks that share memory: processes of one host, or threads of one process.
+
+Stage of the flow: one implementation of `Communicator` over a small `SharedMemory` protocol; the
+providers are `shm.py` (MPI shared-memory window) and `thread.py`. May import: numpy, `base`,
+`board`, `operations`. Because both providers run this same code, threads and processes give the
+same bits.
+
+Progress is made by whoever calls `test()` or `wait()`; there is no helper thread. An operation of
+more than one piece is queued piece by piece, so nothing is staged that is larger than a slot.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allgrad.ddp.communicators import operations as ops
+from allgrad.ddp.communicators.base import (
+    ALIGNMENT_BYTES,
+    COMPLETED,
+    DEFAULT_TIMEOUT_S,
+    Array,
+    Communicator,
+    ReduceOp,
+    Work,
+    check_array,
+    check_reduction,
+    check_root,
+    check_rows,
+)
+from allgrad.ddp.communicators.board import BOARD_BYTES, RING, Board
+from allgrad.errors import DistributedError
+
+# Staging memory per rank. Smaller pieces stay in faster caches but meet more often: measured, 1 MiB
+# twice is as fast as any when the cores are ours, and the fastest when they are shared.
+PIECE_BYTES = 1 << 20
+SLOTS = 2
+
+Bytes = NDArray[np.uint8]
+
+
+class SharedMemory(Protocol):
+    """What ranks need in order to share memory; everything else is built on it."""
+
+    rank: int
+    size: int
+
+    def allocate(self, size_bytes: int) -> tuple[Any, list[Bytes]]:
+        """Collective. A handle for `free` and one zeroed, 64-byte aligned array per rank."""
+
+    def free(self, handle: Any) -> None:
+        """Collective. No view of the memory may be alive on any rank."""
+
+    def fence(self) -> None:
+        """Order this rank's earlier loads and stores before its later ones."""
+
+    def ticket(self) -> int:
+        """Taken before looking for news, given to `pause` if there was none."""
+
+    def notify(self) -> None:
+        """Tell the others that there is news."""
+
+    def pause(self, polls: int, ticket: int) -> bool:
+        """Wait a little, the longer the more `polls` have found nothing; True if it slept."""
+
+    def abort(self, code: int) -> None:
+        """End all ranks."""
+
+    def close(self) -> None:
+        """Collective. Give back what is left."""
+
+
+class _Window:
+    """One collective allocation; remembers, without keeping it alive, what the user holds."""
+
+    def __init__(self, handle: Any, parts: list[Bytes], owner: weakref.ref[Bytes]) -> None:
+        self.handle, self.parts, self.owner = handle, parts, owner
+
+
+class SharedMemoryCommunicator(Communicator):
+    """All collectives over a `SharedMemory`; ranks are its ranks."""
+
+    def __init__(
+        self, memory: SharedMemory, name: str, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> None:
+        self.rank, self.size, self.name = memory.rank, memory.size, name
+        self.timeout_s = timeout_s
+        self._memory = memory
+        self._control, parts = memory.allocate(BOARD_BYTES + SLOTS * PIECE_BYTES)
+        self._board = Board(parts, self.rank)
+        self._slots = [
+            [part[start : start + PIECE_BYTES] for part in parts]
+            for start in range(BOARD_BYTES, BOARD_BYTES + SLOTS * PIECE_BYTES, PIECE_BYTES)
+        ]
+        self._slot_used = [0] * SLOTS  # the last operation that used the slot
+        self._sequence = 0
+        self._to_stage: deque[ops.Operation] = deque()
+        self._to_consume: deque[ops.Operation] = deque()
+        self._windows: list[_Window] = []
+        self._window_of: dict[int, _Window] = {}
+        self._closed = False
+
+    # ---- memory ----------------------------------------------------------------------------
+
+    def allocate(self, size_bytes: int) -> Bytes:
+        self._check_open("allocate")
+        self._free_unused_windows()
+        handle, parts = self._memory.allocate(max(size_bytes, ALIGNMENT_BYTES))
+        # Views that the user takes have `owner` as their base; when the last is gone, so is it.
+        owner = np.frombuffer(parts[self.rank].data, np.uint8)
+        lookup, key = self._window_of, id(owner)
+        window = _Window(handle, parts, weakref.ref(owner, lambda _: _forget(lookup, key)))
+        self._windows.append(window)
+        lookup[key] = window
+        return owner[:size_bytes]
+
+    def _free_unused_windows(self) -> None:
+        """Free the allocations of which no rank holds a view any more."""
+        if not self._windows:
+            return
+        unused = np.array([w.owner() is None for w in self._windows], np.uint8)
+        self.all_reduce(unused, ReduceOp.MIN)
+        for window, free in zip(list(self._windows), unused.tolist(), strict=True):
+            if free:
+                self._windows.remove(window)
+                window.parts.clear()
+                self._memory.free(window.handle)
+
+    def _shared_views(self, array: Array) -> list[Array] | None:
+        """The same bytes of every rank's allocation, if `array` is a view of one."""
+        owner: Any = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        window = self._window_of.get(id(owner))
+        if window is None:
+            return None
+        start = _address(array) - _address(window.parts[self.rank])
+        stop = start + array.nbytes
+        return [part[start:stop].view(array.dtype) for part in window.parts]
+
+    # ---- collectives -----------------------------------------------------------------------
+
+    def all_reduce(
+        self, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        check_array(self, "all_reduce", array, in_place=True)
+        op = check_reduction(self, array, op)
+        char = array.dtype.char
+        shared = self._shared_views(array)
+        if shared is not None:
+            signature = ops.encode_signature(_BUCKET, array.nbytes, char, op)
+            return self._issue([ops.ReduceShares(signature, shared, self.rank, op)], async_op)
+        signature = ops.encode_signature("all_reduce", array.nbytes, char, op)
+        pieces = _pieces(array.reshape(-1), PIECE_BYTES // array.itemsize)
+        return self._issue([ops.ReducePiece(signature, p, op) for p in pieces], async_op)
+
+    def broadcast(self, array: Array, root: int = 0, async_op: bool = False) -> Work:
+        check_array(self, "broadcast", array, in_place=True)
+        check_root(self, root)
+        signature = ops.encode_signature("broadcast", array.nbytes, extra=root)
+        pieces = _pieces(array.reshape(-1).view(np.uint8), PIECE_BYTES)
+        return self._issue(
+            [ops.BroadcastPiece(signature, p, root, self.rank) for p in pieces], async_op
+        )
+
+    def all_gather(self, array: Array) -> Array:
+        check_array(self, "all_gather", array)
+        gathered = np.empty((self.size, *array.shape), array.dtype)
+        rows = gathered.reshape(self.size, -1).view(np.uint8)
+        signature = ops.encode_signature("all_gather", array.nbytes)
+        flat = array.reshape(-1).view(np.uint8)
+
+        def operation(start: int, piece: Bytes) -> ops.Operation:
+            def take(parts: list[Array]) -> None:
+                for row, part in zip(rows, parts, strict=True):
+                    row[start : start + part.size] = part
+
+            return ops.ExchangePiece(signature, piece, take)
+
+        starts = range(0, flat.size, PIECE_BYTES)
+        self._issue([operation(s, flat[s : s + PIECE_BYTES]) for s in starts], False)
+        return gathered
+
+    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
+        check_array(self, "reduce_scatter", array)
+        check_rows(self, array)
+        op = check_reduction(self, array, op)
+        mine = np.empty(array.shape[1:], array.dtype)
+        flat, rows = mine.reshape(-1), array.reshape(self.size, -1)
+        signature = ops.encode_signature("reduce_scatter", array.nbytes, array.dtype.char, op)
+        step = max(1, PIECE_BYTES // (array.itemsize * self.size))
+
+        def operation(start: int) -> ops.Operation:
+            piece = rows[:, start : start + step]
+
+            def take(parts: list[Array]) -> None:
+                own = [part[self.rank] for part in parts]
+                ops.reduce_rows(own, op, flat[start : start + piece.shape[1]])
+
+            return ops.ExchangePiece(signature, piece, take)
+
+        self._issue([operation(s) for s in range(0, rows.shape[1], step)], False)
+        return mine
+
+    def barrier(self) -> None:
+        self._issue([ops.Barrier(ops.encode_signature("barrier", 0))], False)
+
+    # ---- progress --------------------------------------------------------------------------
+
+    def _issue(self, pieces: list[ops.Operation], async_op: bool) -> Work:
+        """Queue the pieces of one collective; its Work is that of the last piece."""
+        self._check_open("a collective")
+        if not pieces:
+            return COMPLETED
+        for piece in pieces:
+            self._sequence += 1
+            piece.sequence = self._sequence
+        self._to_stage.extend(pieces)
+        self._progress()
+        work = _PendingWork(self, pieces[-1])
+        if not async_op:
+            work.wait()
+        return work
+
+    def _progress(self) -> None:
+        """Do all that can be done without waiting, in issue order."""
+        moved = True
+        while moved:
+            moved = False
+            while self._to_stage and self._try_stage(self._to_stage[0]):
+                self._to_consume.append(self._to_stage.popleft())
+                moved = True
+            while self._to_consume and self._try_consume(self._to_consume[0]):
+                self._to_consume.popleft()
+                moved = True
+
+    def _try_stage(self, operation: ops.Operation) -> bool:
+        sequence, board = operation.sequence, self._board
+        number = sequence % SLOTS
+        # All must have read what the slot held before, and signature `sequence - RING`.
+        if not board.all_done(max(self._slot_used[number], sequence - RING)):
+            return False
+        slots = self._slots[number]
+        operation.stage(slots[self.rank])
+        self._slot_used[number] = sequence
+        board.sign(sequence, operation.signature)
+        self._memory.fence()
+        board.post_ready(sequence)
+        self._memory.notify()
+        return True
+
+    def _try_consume(self, operation: ops.Operation) -> bool:
+        sequence, board, root = operation.sequence, self._board, operation.root
+        if root is None:
+            if not board.all_ready(sequence):
+                return False
+        elif not board.is_ready(root, sequence):
+            return False
+        self._memory.fence()
+        self._check_signature(operation)
+        operation.consume(self._slots[sequence % SLOTS])
+        operation.consumed = True
+        self._memory.fence()
+        board.post_done(sequence)
+        self._memory.notify()
+        return True
+
+    def _is_complete(self, operation: ops.Operation) -> bool:
+        if not operation.consumed:
+            return False
+        if operation.waits_for_all:
+            if not self._board.all_done(operation.sequence):
+                return False
+            self._memory.fence()
+        return True
+
+    def _wait(self, operation: ops.Operation) -> None:
+        memory = self._memory
+        polls, slept, deadline = 0, False, time.monotonic() + self.timeout_s
+        while True:
+            ticket = memory.ticket()
+            self._progress()
+            if self._is_complete(operation):
+                return
+            polls += 1
+            if slept or polls & 63 == 0:
+                self._check_failure()
+                self._check_left(operation)
+                if time.monotonic() > deadline:
+                    self._time_out(operation)
+            slept = memory.pause(polls, ticket)
+
+    # ---- failure ---------------------------------------------------------------------------
+
+    def _check_signature(self, operation: ops.Operation) -> None:
+        if operation.root is None:
+            differing = self._board.differing(operation.sequence, operation.signature)
+        else:
+            root = operation.root
+            signature = self._board.signature_of(root, operation.sequence)
+            differing = None if signature == operation.signature else (root, signature)
+        if differing is not None:
+            rank, signature = differing
+            self._fail(
+                "ranks call different collectives: rank "
+                f"{self.rank} calls {ops.describe_signature(operation.signature)}, rank {rank} "
+                f"calls {ops.describe_signature(signature)}; all ranks must call the same ones "
+                "in the same order, with arrays of the same size"
+            )
+
+    def _late(self, operation: ops.Operation) -> tuple[list[int], str]:
+        """The ranks for which the operation waits, and what they have not done."""
+        board, sequence, root = self._board, operation.sequence, operation.root
+        late = board.not_ready(sequence)
+        if root is not None:
+            late = [rank for rank in late if rank == root]
+        return (late, "arrived at") if late else (board.not_done(sequence), "finished")
+
+    def _check_left(self, operation: ops.Operation) -> None:
+        late, verb = self._late(operation)
+        left = [rank for rank in late if self._board.has_left(rank)]
+        # look again: a rank may have taken part just before it left
+        if left and set(left) & set(self._late(operation)[0]):
+            self._fail(
+                f"waits in {ops.describe_signature(operation.signature)}, which {_names(left)} "
+                f"will never have {verb}: the program ended there. All ranks must call the same "
+                "collectives; do they have the same number of batches?"
+            )
+
+    def _time_out(self, operation: ops.Operation) -> None:
+        late, verb = self._late(operation)
+        self._fail(
+            f"waited {self.timeout_s:g} s in {ops.describe_signature(operation.signature)} "
+            f"(operation {operation.sequence}); not {verb} it: {_names(late)}. Is a rank stuck, "
+            "slower than the time-out of init_process_group, or gone another way?"
+        )
+
+    def _check_failure(self) -> None:
+        failure = self._board.failure()
+        if failure is not None and failure[0] != self.rank:
+            raise DistributedError(
+                f"{self.where} stopped because another rank failed: "
+                f"[rank {failure[0]}/{self.size}] {failure[1]}"
+            )
+
+    def _fail(self, message: str) -> None:
+        self._board.post_failure(message)
+        self._memory.notify()
+        raise DistributedError(f"{self.where} {message}")
+
+    def _check_open(self, what: str) -> None:
+        if self._closed:
+            raise DistributedError(f"{self.where} {what} after the communicator was closed")
+        if self._to_stage:
+            # a queue that does not move may be one that never will
+            self._check_failure()
+
+    def abort(self, code: int) -> None:
+        self._memory.abort(code)
+
+    def leave(self) -> None:
+        if not self._closed:
+            self._board.post_left()
+            self._memory.notify()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.barrier()
+        self._free_unused_windows()
+        self._closed = True
+        self._board.release()
+        self._slots.clear()
+        self._windows.clear()
+        self._memory.free(self._control)
+        self._memory.close()
+
+
+class _PendingWork:
+    """The Work of a queued collective: done when its last piece is."""
+
+    __slots__ = ("_communicator", "_done", "_last")
+
+    def __init__(self, communicator: SharedMemoryCommunicator, last: ops.Operation) -> None:
+        self._communicator, self._last, self._done = communicator, last, False
+
+    def test(self) -> bool:
+        if not self._done:
+            self._communicator._progress()
+            self._done = self._communicator._is_complete(self._last)
+        return self._done
+
+    def wait(self) -> None:
+        if not self._done:
+            self._communicator._wait(self._last)
+            self._done = True
+
+
+def _forget(lookup: dict[int, _Window], key: int) -> None:
+    lookup.pop(key, None)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+_BUCKET = "all_reduce of a bucket"
+
+
+def _pieces(flat: Array, count: int) -> Iterator[Array]:
+    for start in range(0, flat.size, count):
+        yield flat[start : start + count]
+
+
+def _names(ranks: list[int]) -> str:
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))

@@ -1,0 +1,201 @@
+"""Residual networks on CIFAR-10, on any number of ranks.
+
+    python examples/cifar10/train.py --synthetic --synthetic-size 2560 --epochs 1   # without data
+    python examples/cifar10/train.py --data data --download               # ResNet-20, one rank
+    allgrad run -n 4 examples/cifar10/train.py --data data                # four ranks of this host
+    mpiexec -n 4 python examples/cifar10/train.py --data data             # under any MPI launcher
+    allgrad run -n 4 examples/cifar10/train.py --data data --model resnet18 --batch-size 32
+    allgrad run -n 4 examples/cifar10/train.py --data data --resume       # go on, in mid-epoch too
+
+Without --download the files are expected in <data>, in the binary or the python format. The
+learning rate grows with the number of images per step of all ranks (Goyal et al. 2017) and
+follows half a cosine after a linear warm-up. --synthetic makes up images of the same shape: its
+figures say nothing about photographs.
+
+Saves every --save-every steps and after each epoch into --checkpoint-dir and keeps the last two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import allgrad as ag
+import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
+from allgrad import ddp, nn, optim
+from allgrad.checkpoint import CheckpointManager, capture_state
+from allgrad.utils.data import DataLoader
+from allgrad.vision import datasets, models, transforms
+
+MODELS = {
+    "resnet20": models.resnet20,
+    "resnet18": lambda: models.resnet18(num_classes=10, small_images=True),
+}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    """The options of the command line; unknown ones end the script and list the known ones."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", choices=sorted(MODELS), default="resnet20", help="(resnet20)")
+    add("--epochs", type=int, default=60, help="passes over the training images (60)")
+    add("--batch-size", type=int, default=128, help="images per rank and step (128)")
+    add("--lr", type=float, default=0.1, help="highest learning rate for 128 images a step (0.1)")
+    add("--weight-decay", type=float, default=5e-4, help="(5e-4)")
+    add("--warmup-epochs", type=float, default=1.0, help="epochs of rising learning rate (1)")
+    add("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
+    add("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
+    add("--download", action="store_true", help="fetch what is missing there")
+    add("--synthetic", action="store_true", help="made-up images instead of CIFAR-10")
+    add("--synthetic-size", type=int, default=50_000, help="how many of them (50000)")
+    add("--checkpoint-dir", type=Path, default=Path("runs/cifar10"), help="(runs/cifar10)")
+    add("--resume", action="store_true", help="continue from the newest checkpoint there")
+    add("--save-every", type=int, default=200, help="steps between two checkpoints (200)")
+    add("--log-every", type=int, default=50, help="steps between two lines (50)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Train, and return the last figures; `argv` stands for the command line."""
+    options = parse_options(argv)
+    ddp.init_process_group()
+    rank, world_size = ddp.get_rank(), ddp.get_world_size()
+
+    ag.manual_seed(options.seed)
+    train_set, test_set = load_images(options)
+    train_loader = DataLoader(
+        train_set,
+        options.batch_size,
+        sampler=ddp.DistributedSampler(train_set, seed=options.seed),
+        prefetch_factor=2,  # a background thread makes the next batches
+    )
+    test_order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
+    test_loader = DataLoader(test_set, 250, sampler=test_order)
+
+    model = ddp.DistributedDataParallel(MODELS[options.model]())
+    lr = options.lr * options.batch_size * world_size / 128
+    optimizer = optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
+    )
+    schedule = warm_up_then_cosine(
+        steps=options.epochs * len(train_loader),
+        warmup=round(options.warmup_epochs * len(train_loader)),
+    )
+    scheduler = optim.lr_scheduler.LambdaLR(optimizer, schedule)
+
+    manager = CheckpointManager(options.checkpoint_dir, keep=2)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    first_epoch, step = 1, 0
+    if options.resume:
+        saved = manager.load_latest(**parts)
+        if saved is not None:
+            saved.restore_rank(rank, world_size, loader=train_loader)
+            first_epoch, step = saved.epoch, saved.step
+            say(rank, f"resumed at step {step}, epoch {first_epoch}, from {saved.path}")
+
+    kind = "synthetic images" if options.synthetic else "test images"
+    accuracy = 0.0
+    for epoch in range(first_epoch, options.epochs + 1):
+        model.train()
+        begin, images_seen = time.perf_counter(), 0
+        for images, labels in train_loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            step += 1
+            images_seen += len(images)
+            if step % options.log_every == 0:
+                speed = images_seen * world_size / (time.perf_counter() - begin)
+                say(
+                    rank,
+                    f"epoch {epoch:2d}  step {step:5d}  loss {loss.item():.4f}  "
+                    f"lr {scheduler.get_last_lr()[0]:.4f}  {speed:.0f} images/s",
+                )
+            if step % options.save_every == 0:
+                save(manager, epoch, step, train_loader, parts)
+        total = ddp.reduce_sum({"images": images_seen})
+        images_per_s = total["images"] / (time.perf_counter() - begin)
+
+        accuracy = evaluate(model, test_loader)
+        say(
+            rank,
+            f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
+            f"{len(test_set)} {kind}  {images_per_s:.0f} images/s",
+        )
+        save(manager, epoch + 1, step, train_loader, parts)
+    ddp.destroy_process_group()
+    return {"accuracy": accuracy, "steps": step}
+
+
+def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Training images (cropped and flipped at random), test images, float32 (3, 32, 32)."""
+    plain = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    random = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    train, test = transforms.Compose([*random, *plain]), transforms.Compose(plain)
+    if options.synthetic:
+        size = options.synthetic_size
+        return (
+            datasets.SyntheticImages((3, 32, 32), size=size, transform=train),
+            datasets.SyntheticImages(
+                (3, 32, 32), size=max(size // 5, 1), train=False, transform=test
+            ),
+        )
+    return (
+        datasets.CIFAR10(options.data, True, train, download=options.download),
+        datasets.CIFAR10(options.data, False, test, download=options.download),
+    )
+
+
+def warm_up_then_cosine(steps: int, warmup: int) -> Any:
+    """Factor of the learning rate by step: from 0 to 1 on a line, then to 0 on half a cosine."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+    return factor
+
+
+def evaluate(model: nn.Module, loader: DataLoader) -> float:
+    """Share of the images recognised; each counted once over all ranks."""
+    model.eval()
+    sums = {"correct": 0, "images": 0}
+    with ag.no_grad():
+        for images, labels in loader:
+            sums["correct"] += (model(images).argmax(1) == labels).sum().item()
+            sums["images"] += len(labels)
+    total = ddp.reduce_sum(sums)
+    return total["correct"] / total["images"]
+
+
+def save(
+    manager: CheckpointManager, epoch: int, step: int, loader: DataLoader, parts: dict[str, Any]
+) -> None:
+    """Rank 0 writes one checkpoint with the loader position and random state of all ranks.
+
+    `epoch` is the one to continue with.
+    """
+    states: list[Any] = [None] * ddp.get_world_size()
+    ddp.all_gather_object(states, capture_state(loader=loader))
+    if ddp.get_rank() == 0:
+        per_rank = {str(rank): state for rank, state in enumerate(states)}
+        manager.save(step=step, epoch=epoch, per_rank=per_rank, **parts)
+
+
+def say(rank: int, text: str) -> None:
+    """Print on rank 0."""
+    if rank == 0:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

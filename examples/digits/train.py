@@ -1,0 +1,251 @@
+"""Recognise handwritten digits: a small network, real scans, any number of ranks, no download.
+
+    python examples/digits/train.py                            # one rank
+    allgrad run -n 2 examples/digits/train.py                  # two ranks of this host
+    mpiexec -n 2 python examples/digits/train.py               # the same under any MPI launcher
+    allgrad run -n 2 examples/digits/train.py --resume         # go on after an interruption
+    python examples/digits/train.py --synthetic --epochs 2     # made-up images of the same shape
+
+The data are the 1,797 scans (8 x 8 grey values) of the UCI set "Optical Recognition of Handwritten
+Digits". A fifth is held out and never trained on; the accuracy is measured on it, every image
+counted once over all ranks. Every rank works on its share of each epoch; the gradients are
+averaged while backward runs.
+
+Writes into --checkpoint-dir: the last two checkpoints, and curves.png with loss and accuracy.
+Needs the extra "demo" for progress bar and picture: pip install 'allgrad[demo]'; --no-progress and
+--no-plot do without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import allgrad as ag
+import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
+from allgrad import ddp, nn, optim
+from allgrad.checkpoint import CheckpointManager, capture_state
+from allgrad.utils.data import DataLoader
+from allgrad.vision import datasets, transforms
+from allgrad.vision.models import DigitsNet
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    """The options of the command line; unknown ones end the script and list the known ones."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--epochs", type=int, default=15, help="passes over the training images (15)")
+    add("--batch-size", type=int, default=32, help="images per rank and step (32)")
+    add("--lr", type=float, default=0.05, help="highest learning rate of the cycle (0.05)")
+    add("--seed", type=int, default=0, help="of weights, order and dropout (0)")
+    add("--synthetic", action="store_true", help="made-up images instead of the scans")
+    add("--checkpoint-dir", type=Path, default=Path("runs/digits"), help="(runs/digits)")
+    add("--resume", action="store_true", help="continue from the newest checkpoint there")
+    add("--check-finite", action="store_true", help="stop at the first loss that is NaN or inf")
+    add("--no-progress", action="store_true", help="no progress bar")
+    add("--no-plot", action="store_true", help="no picture of the curves")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Train, and return the last figures; `argv` stands for the command line."""
+    options = parse_options(argv)
+    ddp.init_process_group()
+    rank, world_size = ddp.get_rank(), ddp.get_world_size()
+    begin = time.perf_counter()
+
+    ag.manual_seed(options.seed)
+    train_set, test_set = load_images(options)
+    train_order = ddp.DistributedSampler(train_set, seed=options.seed)
+    test_order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
+    train_loader = DataLoader(train_set, options.batch_size, sampler=train_order)
+    test_loader = DataLoader(test_set, 256, sampler=test_order)
+
+    # small buckets: a network this small would fit into one, with nothing left to hide it behind
+    model = ddp.DistributedDataParallel(DigitsNet(), bucket_cap_mb=0.02)
+    optimizer = optim.SGD(
+        model.parameters(), lr=options.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    steps = options.epochs * len(train_loader)
+    scheduler = optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=options.lr, total_steps=steps, cycle_momentum=False
+    )
+    ag.manual_seed(options.seed + 1 + rank)  # dropout differs between ranks
+
+    manager = CheckpointManager(options.checkpoint_dir, keep=2)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    history: list[dict[str, float]] = []
+    if options.resume:
+        saved = manager.load_latest(**parts)
+        if saved is not None:
+            if saved.values["epochs"] != options.epochs:
+                raise SystemExit(
+                    f"{saved.path} is of a run with --epochs {saved.values['epochs']}; the "
+                    "learning rates depend on it, so resume with the same number"
+                )
+            saved.restore_rank(rank, world_size, loader=train_loader)
+            history = saved.values["history"]
+            say(rank, f"resumed after epoch {saved.epoch} from {saved.path}")
+
+    for epoch in range(len(history) + 1, options.epochs + 1):
+        model.train()
+        epoch_begin = time.perf_counter()
+        sums = {"loss": 0.0, "images": 0}
+        for images, labels in progress(train_loader, f"epoch {epoch:2d}", rank, options):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            if options.check_finite:
+                ddp.check_finite(loss, scheduler.last_epoch)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            sums["loss"] += loss.item() * len(images)
+            sums["images"] += len(images)
+        trained = ddp.reduce_sum(sums)
+        seconds = time.perf_counter() - epoch_begin
+
+        result = {
+            "loss": trained["loss"] / trained["images"],
+            "accuracy": evaluate(model, test_loader),
+            "images_per_s": trained["images"] / seconds,
+        }
+        history.append(result)
+        say(
+            rank,
+            f"epoch {epoch:2d}/{options.epochs}  loss {result['loss']:.4f}  held-out accuracy "
+            f"{100 * result['accuracy']:.2f} %  {result['images_per_s']:.0f} images/s",
+        )
+        save(manager, options, history, train_loader, parts)
+
+    report = model.communication_report()
+    summary = {
+        "accuracy": history[-1]["accuracy"],
+        "seconds": time.perf_counter() - begin,
+        "images_per_s": sum(r["images_per_s"] for r in history) / len(history),
+        "hidden_share": report["hidden_share"],
+    }
+    if rank == 0 and not options.no_plot:
+        plot(history, options)
+    kind = "synthetic images" if options.synthetic else "images"
+    say(
+        rank,
+        f"{world_size} rank(s), {len(history)} epochs in {summary['seconds']:.1f} s: held-out "
+        f"accuracy {100 * summary['accuracy']:.2f} % on {len(test_set)} {kind}, "
+        f"{summary['images_per_s']:.0f} images/s, {communication(report, world_size)}; "
+        f"checkpoint and curves in {options.checkpoint_dir}",
+    )
+    ddp.destroy_process_group()
+    return summary
+
+
+def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Training and held-out images, float32 (1, 8, 8), and their labels."""
+    to_tensor = transforms.ToTensor()
+    if options.synthetic:
+        shape = (1, 8, 8)
+        return (
+            datasets.SyntheticImages(shape, size=1433, train=True, transform=to_tensor),
+            datasets.SyntheticImages(shape, size=364, train=False, transform=to_tensor),
+        )
+    return (
+        datasets.Digits(train=True, transform=to_tensor),
+        datasets.Digits(train=False, transform=to_tensor),
+    )
+
+
+def evaluate(model: nn.Module, loader: DataLoader) -> float:
+    """Share of the images recognised; each counted once over all ranks."""
+    model.eval()
+    sums = {"correct": 0, "images": 0}
+    with ag.no_grad():
+        for images, labels in loader:
+            sums["correct"] += (model(images).argmax(1) == labels).sum().item()
+            sums["images"] += len(labels)
+    total = ddp.reduce_sum(sums)
+    return total["correct"] / total["images"]
+
+
+def save(
+    manager: CheckpointManager,
+    options: argparse.Namespace,
+    history: list[dict[str, float]],
+    loader: DataLoader,
+    parts: dict[str, Any],
+) -> None:
+    """Rank 0 writes one checkpoint with the loader position and random state of all ranks."""
+    states: list[Any] = [None] * ddp.get_world_size()
+    ddp.all_gather_object(states, capture_state(loader=loader))
+    if ddp.get_rank() == 0:
+        epoch = len(history)
+        manager.save(
+            step=epoch * len(loader),
+            epoch=epoch,
+            values={"history": history, "epochs": options.epochs},
+            per_rank={str(rank): state for rank, state in enumerate(states)},
+            **parts,
+        )
+
+
+def progress(
+    loader: DataLoader, title: str, rank: int, options: argparse.Namespace
+) -> Iterable[Any]:
+    """`loader` behind a progress bar, on rank 0."""
+    if rank != 0 or options.no_progress:
+        return loader
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 - optional
+    except ImportError:
+        options.no_progress = True
+        say(rank, "no progress bar: tqdm is missing; pip install 'allgrad[demo]'")
+        return loader
+    return tqdm(loader, title, leave=False, unit="step")
+
+
+def plot(history: list[dict[str, float]], options: argparse.Namespace) -> None:
+    """Write the curves of loss and accuracy to <checkpoint-dir>/curves.png."""
+    try:
+        import matplotlib  # noqa: PLC0415 - optional
+    except ImportError:
+        say(0, "no picture: matplotlib is missing; pip install 'allgrad[demo]'")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - optional, and after use()
+
+    epochs = range(1, len(history) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    left.plot(epochs, [r["loss"] for r in history], "o-", markersize=3)
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    accuracy = [100 * r["accuracy"] for r in history]
+    right.plot(epochs, accuracy, "o-", color="tab:green", markersize=3)
+    right.set(xlabel="epoch", ylabel="held-out accuracy, %")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    kind = "synthetic images" if options.synthetic else "scanned digits"
+    figure.suptitle(
+        f"allgrad on {kind}, {ddp.get_world_size()} rank(s): {accuracy[-1]:.2f} % recognised"
+    )
+    figure.savefig(options.checkpoint_dir / "curves.png", dpi=120)
+    plt.close(figure)
+
+
+def communication(report: dict[str, Any], world_size: int) -> str:
+    """How much of the communication took place while backward still ran."""
+    if world_size == 1:
+        return "no communication"
+    return f"{100 * report['hidden_share']:.0f} % of the communication hidden behind backward"
+
+
+def say(rank: int, text: str) -> None:
+    """Print on rank 0."""
+    if rank == 0:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The command line: ``allgrad run -n 4 train.py --epochs 10``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+import allgrad
+from allgrad.errors import AllgradError
+
+_EXAMPLES = """\
+examples:
+  allgrad run -n 2 examples/digits/train.py --epochs 5
+  allgrad run -n 4 --log-dir runs/a --timeout 3600 train.py
+  allgrad run -n 2 -m mypackage.train --lr 0.1
+  allgrad run -n 4 --dry-run train.py
+
+The same script also runs as `python train.py` (one rank) and under `mpiexec -n 4 python train.py`.
+The exit code is that of the rank that failed first: 1 for an exception, 128 + number for a signal,
+124 when the time limit was reached, 2 when the job could not be started as asked.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line and suggest what was meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown options here, where the options of this command are known."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self._refuse("option", unknown[0].partition("=")[0], list(self._option_string_actions))
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message, with suggestions for an unknown command, and exit with code 2."""
+        match = re.match(r"argument command: invalid choice: '(.*?)'", message)
+        if match is not None:
+            self._refuse("command", match[1], [n for a in self._actions for n in a.choices or ()])
+        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+    def _refuse(self, kind: str, given: str, known: list[str]) -> NoReturn:
+        close = difflib.get_close_matches(given, known, n=2)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        listed = " ".join(sorted(known))
+        self.exit(2, f"{self.prog}: unknown {kind} {given}{meant}\nKnown: {listed}\n")
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text) if re.fullmatch(r"-?\d+", text) else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds >= 0, got {text}")
+    return value
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text}")
+    return name, value
+
+
+def build_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    parser = Parser(
+        prog="allgrad",
+        description="All ranks, one gradient: train with data parallelism over MPI.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
+    run = commands.add_parser(
+        "run",
+        help="start a script as several ranks on this host",
+        description="Start a script as several ranks on this host, and stop all when one fails.",
+        usage="allgrad run [-n N] [options] script.py [args ...]\n"
+        "       allgrad run [-n N] [options] -m module [args ...]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_run_options(run)
+    return parser
+
+
+def _add_run_options(run: argparse.ArgumentParser) -> None:
+    add = run.add_argument
+    add(
+        "-n",
+        "--nproc",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="number of ranks (default: 1)",
+    )
+    add("-m", "--module", action="store_true", help="run a module, as `python -m` does")
+    add(
+        "--threads-per-rank",
+        type=_at_least_one,
+        metavar="N",
+        help="threads of OpenMP and BLAS in each rank (default: OMP_NUM_THREADS, or cores of this "
+        "process divided by ranks)",
+    )
+    add(
+        "--bind",
+        choices=("none", "core"),
+        default="none",
+        help="keep each rank on its own cores (default: none)",
+    )
+    add(
+        "--env",
+        type=_assignment,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a variable for the ranks; may be repeated",
+    )
+    add(
+        "--no-prefix",
+        dest="prefix",
+        action="store_false",
+        help="show lines without the [rank] before them",
+    )
+    add(
+        "--log-dir",
+        type=Path,
+        metavar="DIR",
+        help="write each rank's output to DIR/rank-N.log, and show rank 0 only",
+    )
+    add("--tee", action="store_true", help="with --log-dir: show all ranks all the same")
+    add("--timeout", type=_seconds, metavar="S", help="end the job after S seconds, exit code 124")
+    add(
+        "--grace",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="after SIGTERM or Ctrl-C let ranks go on for S seconds (default: 30); a second signal "
+        "kills them",
+    )
+    add("--dry-run", action="store_true", help="print the exact command and start nothing")
+    add("-v", "--verbose", action="store_true", help="say which MPI is used, and how many threads")
+    add("target", metavar="script", help="script, or module with -m")
+    rest = add("args", nargs=argparse.REMAINDER, help="arguments of the script")
+    rest.required = False  # so that only the script is asked for where both are missing
+
+
+def _version() -> str:
+    python = platform.python_version()
+    return f"allgrad {allgrad.__version__} (python {python}, numpy {np.__version__})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    Args:
+        argv: arguments; default those of this process.
+    """
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    from allgrad.launch.run import run  # noqa: PLC0415 - `allgrad --help` need not import it
+
+    try:
+        return run(options)
+    except AllgradError as error:
+        sys.stderr.write(f"allgrad {options.command}: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

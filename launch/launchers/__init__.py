@@ -1,0 +1,1 @@
+"""Launchers: pure functions from a ``LaunchSpec`` and the environment to a ``Command``."""

@@ -1,0 +1,43 @@
+"""Ranks on this host through an MPI's ``mpiexec``: MPICH's Hydra and Open MPI's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from allgrad.ddp.environment import OPENMPI, PMI
+from allgrad.launch.launchers.environment import rank_environment, stale_variables
+from allgrad.launch.spec import Command, LaunchSpec
+
+
+def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
+    """Return the ``mpiexec`` command that starts all ranks.
+
+    Args:
+        spec: what to start; its ``mpi`` is set.
+        environ: environment of the user.
+    """
+    assert spec.mpi is not None
+    openmpi = spec.mpi.flavour == "openmpi"
+    variable = (OPENMPI if openmpi else PMI).rank[0]
+    options, env = _openmpi(spec) if openmpi else _mpich()
+    argv = (spec.mpi.mpiexec, "-n", str(spec.nproc), *options, *spec.rank_argv())
+    env = rank_environment(spec, environ, variable) | env
+    return Command(argv, env, stale_variables(environ), variable)
+
+
+def _mpich() -> tuple[tuple[str, ...], dict[str, str]]:
+    # In a batch job Hydra would ask Slurm, and spread the ranks over all hosts of the allocation.
+    return (), {"HYDRA_RMK": "user"}
+
+
+def _openmpi(spec: LaunchSpec) -> tuple[tuple[str, ...], dict[str, str]]:
+    # Open MPI binds each rank of a small job to one core, which would defeat threads_per_rank.
+    options: tuple[str, ...] = ("--bind-to", "none")
+    if spec.nproc > spec.cores:
+        options += ("--oversubscribe",)
+    # Its one-sided component for UCX prints errors on hosts without fast networks, then works.
+    # Without the other two it would spread the ranks over all hosts of a Slurm allocation.
+    env = {"OMPI_MCA_osc": "^ucx", "PRTE_MCA_ras": "^slurm", "PRTE_MCA_plm": "^slurm"}
+    if spec.root:
+        env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return options, env

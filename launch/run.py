@@ -1,0 +1,168 @@
+"""``allgrad run``: from options to a finished job."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from allgrad.launch import cores, leftovers, worker
+from allgrad.launch.console import Console
+from allgrad.launch.launchers import local, mpiexec
+from allgrad.launch.logs import RankLogs
+from allgrad.launch.mpi_runtime import find_mpi
+from allgrad.launch.outcome import Outcome, closing_lines
+from allgrad.launch.spec import Command, LaunchSpec
+from allgrad.launch.supervisor import Supervisor
+from allgrad.launch.target import check_target
+
+_LONGEST_FOLDER = 80  # a Unix socket's path has at most 108 bytes
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start and supervise the job that the options describe; return its exit code.
+
+    Raises:
+        LaunchError: the job cannot be started as asked.
+    """
+    spec = spec_of(options)
+    command = launcher_command(spec, os.environ)
+    if options.verbose or options.dry_run:
+        describe(spec)
+    if options.dry_run:
+        sys.stdout.write(command.shell() + "\n")
+        return 0
+    if spec.nproc > spec.cores:
+        sys.stderr.write(
+            f"allgrad: {spec.nproc} ranks share {spec.cores} cores, so they take turns\n"
+        )
+    console = _console(options, spec)
+    outcome = _supervise(command, spec.nproc, console, options)
+    for line in closing_lines(outcome):
+        console.say(line)
+    return outcome.code
+
+
+def spec_of(options: argparse.Namespace) -> LaunchSpec:
+    """Turn parsed options into a LaunchSpec, checking what can be checked before the start.
+
+    Raises:
+        LaunchError: the script does not exist, or no MPI is installed.
+    """
+    check_target(options.target, options.module)
+    available = cores.available_cores()
+    threads = options.threads_per_rank or _own_threads(os.environ, len(available), options.nproc)
+    bind = cores.bind_to_cores(available, options.nproc, threads) if options.bind == "core" else ()
+    return LaunchSpec(
+        nproc=options.nproc,
+        target=options.target,
+        args=tuple(options.args),
+        module=options.module,
+        python=sys.executable,
+        worker=os.path.abspath(worker.__file__),
+        threads_per_rank=threads,
+        cores=len(available),
+        bind=bind,
+        env=tuple(options.env),
+        mpi=find_mpi() if options.nproc > 1 else None,
+        root=os.geteuid() == 0,
+    )
+
+
+def _own_threads(environ: Mapping[str, str], available: int, nproc: int) -> int:
+    """Return OMP_NUM_THREADS where the user has set it, else an equal share of the cores."""
+    text = environ.get("OMP_NUM_THREADS", "")
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    return cores.threads_per_rank(available, nproc)
+
+
+def launcher_command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
+    """Choose the launcher of a job and return its command."""
+    return (local if spec.nproc == 1 else mpiexec).command(spec, environ)
+
+
+def describe(spec: LaunchSpec) -> None:
+    """Say on stderr with what the job is started."""
+    mpi = (
+        "no MPI"
+        if spec.mpi is None
+        else f"{spec.mpi.mpiexec} ({spec.mpi.flavour}, {spec.mpi.version})"
+    )
+    sys.stderr.write(
+        f"allgrad: ranks {spec.nproc}, cores {spec.cores}, "
+        f"threads per rank {spec.threads_per_rank}; {mpi}\n"
+    )
+
+
+def _console(options: argparse.Namespace, spec: LaunchSpec) -> Console:
+    only_first = options.log_dir is not None and not options.tee
+    return Console(
+        sys.stdout.buffer,
+        sys.stderr.buffer,
+        prefix=options.prefix and spec.nproc > 1,
+        raw=spec.nproc == 1,
+        shows=lambda rank: rank == 0 or not only_first,
+    )
+
+
+def _supervise(
+    command: Command, nproc: int, console: Console, options: argparse.Namespace
+) -> Outcome:
+    before = leftovers.segments()
+    with (
+        closing(RankLogs(options.log_dir)) as logs,
+        _private_folder() as folder,
+        closing(socket.socket(socket.AF_UNIX)) as listener,
+    ):
+        address = str(folder / "socket")
+        listener.bind(address)
+        listener.listen(nproc)
+        env = command.environment(os.environ) | _terminal_size(nproc)
+        # Launchers that are killed leave files in TMPDIR: they get our folder, which is removed.
+        # The worker gives the script its own TMPDIR back.
+        env |= {"TMPDIR": str(folder), "ALLGRAD_TMPDIR": os.environ.get("TMPDIR", "")}
+        env["ALLGRAD_SUPERVISOR"] = address
+        supervisor = Supervisor(
+            command.argv,
+            env,
+            nproc,
+            listener,
+            console,
+            logs,
+            grace_s=options.grace,
+            timeout_s=options.timeout,
+        )
+        try:
+            outcome = supervisor.run()
+        except BrokenPipeError:
+            # `allgrad run ... | head`: end as other programs do, and let Python flush nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            outcome = Outcome(128 + signal.SIGPIPE)
+    leftovers.remove_segments(before)
+    return outcome
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    parent = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(
+        prefix="allgrad-", dir=parent if len(parent) < _LONGEST_FOLDER else "/tmp"
+    ) as name:
+        yield Path(name)
+
+
+def _terminal_size(nproc: int) -> dict[str, str]:
+    """Tell ranks how wide our terminal is: they write into a pipe and cannot ask."""
+    if not sys.stderr.isatty():
+        return {}
+    prefix = len(f"[{nproc - 1}] ") if nproc > 1 else 0
+    size = shutil.get_terminal_size()
+    return {"COLUMNS": str(max(size.columns - prefix - 1, 20)), "LINES": str(size.lines)}

@@ -1,0 +1,47 @@
+"""Every test starts from the same random state and leaves no engine state to the next one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import allgrad as ag
+from allgrad import backend
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `from support...`, see support/
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _temporary_files_end_with_the_session():
+    """Launchers that are killed leave files in TMPDIR: they get one that is removed."""
+    folder = tempfile.mkdtemp(prefix="allgrad-tests-")
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = folder
+    yield
+    if before is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    ag.manual_seed(0)
+    np.random.seed(0)
+    ag.set_default_dtype(ag.float32)
+    yield
+    backend._instances.current = None  # back to the default backend, whatever a test chose
+    ag.set_grad_enabled(True)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers of NumPy, the same in every run."""
+    return np.random.default_rng(0)

@@ -1,0 +1,417 @@
+"""The contract of communicators: one class of tests, run on every transport and number of ranks.
+
+The MPI classes run when pytest itself was started by mpiexec; `test_contract_under_mpi` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from allgrad.ddp import ReduceOp, run_ranks
+from allgrad.ddp.communicators import shared
+from allgrad.ddp.communicators.base import Communicator
+from allgrad.ddp.communicators.local import LocalCommunicator
+from allgrad.ddp.communicators.operations import describe_signature, encode_signature
+from allgrad.ddp.communicators.thread import ThreadCommunicator, current_thread_rank
+from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
+
+IN_MPI = "ALLGRAD_TEST_IN_MPI" in os.environ
+# around the pieces (1 MiB) and slots (2) of the staging memory, and shares of odd sizes
+LENGTHS = (1, 2, 3, 17, 1000, 65_537, 262_143, 262_145, 600_001)
+
+
+def values(rank: int, length: int, dtype: str = "float32") -> np.ndarray:
+    """Small integers, so that sums are exact in every dtype and order."""
+    return ((np.arange(length) * (rank + 3)) % 7 + rank).astype(dtype)
+
+
+class CommunicatorContract:
+    """What every communicator must do; subclasses say how to get one."""
+
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        """Run the function on every rank, with that rank's communicator."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("op", list(ReduceOp))
+    @pytest.mark.parametrize("in_window", [False, True])
+    def test_all_reduce(self, op: ReduceOp, in_window: bool) -> None:
+        combine = {
+            ReduceOp.SUM: lambda a: a.sum(0),
+            ReduceOp.AVG: lambda a: a.mean(0),
+            ReduceOp.PRODUCT: lambda a: a.prod(0),
+            ReduceOp.MIN: lambda a: a.min(0),
+            ReduceOp.MAX: lambda a: a.max(0),
+        }[op]
+
+        def body(c: Communicator) -> None:
+            for length in LENGTHS:
+                array = np.empty(length, np.float32)
+                if in_window:
+                    array = c.allocate(array.nbytes).view(np.float32)
+                array[:] = values(c.rank, length)
+                c.all_reduce(array, op)
+                expected = combine(
+                    np.stack([values(r, length).astype(np.float64) for r in range(c.size)])
+                )
+                np.testing.assert_array_equal(array, expected.astype(np.float32))
+
+        self.each(body)
+
+    @pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "int64", "uint8", "bool"])
+    def test_all_reduce_keeps_the_dtype(self, dtype: str) -> None:
+        def body(c: Communicator) -> None:
+            array = np.full((3, 4), c.rank + 1).astype(dtype)
+            c.all_reduce(array, ReduceOp.MAX)
+            assert array.dtype == dtype
+            np.testing.assert_array_equal(array, np.full((3, 4), c.size).astype(dtype))
+
+        self.each(body)
+
+    def test_results_are_the_same_bits_and_private(self) -> None:
+        def body(c: Communicator) -> None:
+            for in_window in (False, True):
+                size = 4 * 123_457
+                memory = c.allocate(size) if in_window else np.zeros(size, np.uint8)
+                array = memory.view(np.float32)
+                array[:] = np.random.default_rng(c.rank).standard_normal(array.size)
+                c.all_reduce(array, ReduceOp.AVG)
+                rows = c.all_gather(array)
+                assert (rows.view(np.uint32) == rows[0].view(np.uint32)).all()
+                before = array.copy()
+                c.barrier()
+                if c.rank == 0:
+                    array *= 0  # an in-place edit on one rank ...
+                c.barrier()
+                if c.rank != 0:  # ... is not seen by the others
+                    np.testing.assert_array_equal(array, before)
+
+        self.each(body)
+
+    def test_window_and_private_arrays_give_the_same_bits(self) -> None:
+        def body(c: Communicator) -> None:
+            private = np.random.default_rng(c.rank).standard_normal(70_001).astype(np.float32)
+            window = c.allocate(private.nbytes).view(np.float32)
+            window[:] = private
+            c.all_reduce(private, ReduceOp.AVG)
+            c.all_reduce(window, ReduceOp.AVG)
+            if c.name in ("thread", "shm", "local"):
+                assert private.tobytes() == window.tobytes()
+            else:
+                np.testing.assert_allclose(private, window, rtol=1e-6)
+
+        self.each(body)
+
+    @pytest.mark.parametrize("length", LENGTHS)
+    def test_broadcast_gather_scatter(self, length: int) -> None:
+        def body(c: Communicator) -> None:
+            for root in range(c.size):
+                array = values(c.rank, length, "int64")
+                c.broadcast(array, root)
+                np.testing.assert_array_equal(array, values(root, length, "int64"))
+            rows = c.all_gather(values(c.rank, length))
+            assert rows.shape == (c.size, length)
+            for rank in range(c.size):
+                np.testing.assert_array_equal(rows[rank], values(rank, length))
+            table = np.stack([values(c.rank, length) + r for r in range(c.size)])
+            mine = c.reduce_scatter(table)
+            expected = sum(values(r, length).astype(np.float64) + c.rank for r in range(c.size))
+            np.testing.assert_array_equal(mine, expected)
+
+        self.each(body)
+
+    def test_shapes_and_empty_arrays(self) -> None:
+        def body(c: Communicator) -> None:
+            scalar = np.array(2.0)
+            c.all_reduce(scalar)
+            assert scalar == 2.0 * c.size
+            assert c.all_gather(np.array(c.rank)).tolist() == list(range(c.size))
+            empty = np.zeros((0, 3), np.float32)
+            c.all_reduce(empty)
+            c.broadcast(empty)
+            assert c.all_gather(empty).shape == (c.size, 0, 3)
+            assert c.allocate(0).size == 0
+            cube = np.full((2, 3, 4), float(c.rank))
+            c.broadcast(cube, c.size - 1)
+            assert (cube == c.size - 1).all()
+
+        self.each(body)
+
+    def test_objects(self) -> None:
+        def body(c: Communicator) -> None:
+            value = {"rank": c.rank, "text": "x" * (c.rank * 1000)}
+            everywhere = c.all_gather_object(value)
+            assert [v["rank"] for v in everywhere] == list(range(c.size))
+            assert len(everywhere[-1]["text"]) == 1000 * (c.size - 1)
+            assert c.broadcast_object(("from", c.rank), c.size - 1) == ("from", c.size - 1)
+
+        self.each(body)
+
+    def test_many_asynchronous_collectives_in_any_mixture(self) -> None:
+        def body(c: Communicator) -> None:
+            private = [values(c.rank, n) for n in (10, 300_000, 5, 70_000)] * 30
+            windows = [c.allocate(4 * n).view(np.float32) for n in (100, 200_000)]
+            works = []
+            for number, array in enumerate(private):
+                works.append(c.all_reduce(array := array.copy(), async_op=True))
+                private[number] = array
+            for window in windows:
+                window[:] = values(c.rank, window.size)
+                works.append(c.all_reduce(window, ReduceOp.MAX, async_op=True))
+            c.barrier()
+            token = np.array([float(c.rank)])
+            works.append(c.broadcast(token, 0, async_op=True))
+            for work in reversed(works):
+                work.wait()
+                assert work.test()
+            for array in private:
+                expected = sum(values(r, array.size) for r in range(c.size))
+                np.testing.assert_array_equal(array, expected)
+            for window in windows:
+                rows = np.stack([values(r, window.size) for r in range(c.size)])
+                np.testing.assert_array_equal(window, rows.max(0))
+            assert token[0] == 0
+
+        self.each(body)
+
+    def test_test_alone_makes_progress(self) -> None:
+        def body(c: Communicator) -> None:
+            array = values(c.rank, 1_000_000)
+            work = c.all_reduce(array, async_op=True)
+            deadline = time.monotonic() + 20
+            while not work.test():
+                assert time.monotonic() < deadline
+                time.sleep(0)
+            expected = sum(values(r, array.size) for r in range(c.size))
+            np.testing.assert_array_equal(array, expected)
+
+        self.each(body)
+
+    def test_memory_is_aligned_zeroed_and_outlives_the_communicator(self) -> None:
+        def body(c: Communicator) -> None:
+            memory = c.allocate(1000)
+            assert memory.ctypes.data % 64 == 0
+            assert not memory.any()
+            memory[:] = 7
+            c.close()
+            c.close()
+            assert (memory == 7).all()
+
+        self.each(body)
+
+    def test_bad_arguments(self) -> None:
+        def body(c: Communicator) -> None:
+            where = rf"\[rank {c.rank}/{c.size}\]"
+            with pytest.raises(ShapeError, match=f"{where} all_reduce needs a C-contiguous array"):
+                c.all_reduce(np.zeros((4, 4))[:, ::2])
+            with pytest.raises(DtypeError, match="Python objects"):
+                c.broadcast(np.array([None]))
+            with pytest.raises(DtypeError, match="floating-point array, got int64"):
+                c.all_reduce(np.zeros(2, np.int64), "avg")
+            with pytest.raises(OptionError, match="unknown reduction 'median'; known: 'sum', "):
+                c.all_reduce(np.zeros(2), "median")
+            with pytest.raises(DistributedError, match=f"root {c.size} is no rank"):
+                c.broadcast(np.zeros(2), c.size)
+            with pytest.raises(ShapeError, match="one row per rank"):
+                c.reduce_scatter(np.zeros((c.size + 1, 2)))
+            locked = np.zeros(2)
+            locked.flags.writeable = False
+            with pytest.raises(ShapeError, match="read-only"):
+                c.all_reduce(locked)
+            c.barrier()
+
+        self.each(body)
+
+
+class TestLocal(CommunicatorContract):
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        function(LocalCommunicator())
+
+
+@pytest.fixture(params=[1, 2, 3, 4])
+def thread_count(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def as_threads(
+    function: Callable[[Communicator], Any], size: int, timeout_s: float = 20.0
+) -> list[Any]:
+    def body() -> Any:
+        place = current_thread_rank()
+        assert place is not None
+        return function(ThreadCommunicator(*place, timeout_s))
+
+    return run_ranks(body, size)
+
+
+class TestThread(CommunicatorContract):
+    @pytest.fixture(autouse=True)
+    def _size(self, thread_count: int) -> None:
+        self.size = thread_count
+
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        as_threads(function, self.size)
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not IN_MPI, reason="runs inside mpiexec: see test_contract_under_mpi")
+class TestShm(CommunicatorContract):
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        from allgrad.ddp.communicators import mpi, shm
+
+        comm, one_host = mpi.world()
+        assert one_host
+        communicator = shm.ShmCommunicator(comm, 20.0)
+        function(communicator)
+        communicator.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not IN_MPI, reason="runs inside mpiexec: see test_contract_under_mpi")
+class TestMpi(CommunicatorContract):
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        from allgrad.ddp.communicators import mpi
+
+        communicator = mpi.MpiCommunicator(mpi.world()[0], 20.0)
+        function(communicator)
+        communicator.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(IN_MPI, reason="is the one that starts mpiexec")
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_contract_under_mpi(
+    mpirun: Callable[..., subprocess.CompletedProcess[str]],
+    ranks: int,
+    shared_files: Callable[[], list[Path]],
+) -> None:
+    argv = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    argv += ["-k", "TestShm or TestMpi", "--import-mode=importlib"]
+    argv += ["-p", "no:pytest_mpi", "-o", "markers=mpi: needs an MPI"]
+    done = mpirun(ranks, argv, 240, ALLGRAD_TEST_IN_MPI="1")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.stdout.count(" passed") == ranks
+    assert not shared_files(), "MPI left shared memory behind"
+
+
+# ---- what only communicators with shared memory promise: mistakes are named ----------------------
+
+
+def test_mismatched_collectives_are_named() -> None:
+    def body(c: Communicator) -> None:
+        if c.rank == 1:
+            c.all_reduce(np.ones(3, np.float32), "max")
+        else:
+            c.broadcast(np.ones(4), 1)
+
+    with pytest.raises(DistributedError) as caught:
+        as_threads(body, 3)
+    assert "calls all_reduce of 12 bytes (float32, max)" in str(caught.value)
+    assert "calls broadcast of 32 bytes from rank 1" in str(caught.value)
+
+
+def test_different_sizes_are_named() -> None:
+    with pytest.raises(DistributedError, match=r"all_reduce of 8 bytes .*all_reduce of 16 bytes|"
+                       r"all_reduce of 16 bytes .*all_reduce of 8 bytes"):  # fmt: skip
+        as_threads(lambda c: c.all_reduce(np.ones(c.rank + 1)), 2)
+
+
+def test_time_out_names_the_late_rank() -> None:
+    def body(c: Communicator) -> None:
+        if c.rank == 1:
+            time.sleep(1.0)
+        c.barrier()
+
+    with pytest.raises(DistributedError, match=r"waited 0\.3 s in barrier.*not arrived .*rank 1\."):
+        as_threads(body, 3, timeout_s=0.3)
+
+
+def test_a_rank_that_ended_is_named_at_once() -> None:
+    def body(c: Communicator) -> None:
+        if c.rank != 2:
+            c.barrier()
+
+    begin = time.monotonic()
+    with pytest.raises(DistributedError, match=r"rank 2 will never have arrived at"):
+        as_threads(body, 3, timeout_s=60)
+    assert time.monotonic() - begin < 10
+
+
+def test_an_exception_in_one_rank_ends_the_others() -> None:
+    seen: list[str] = []
+
+    def body(c: Communicator) -> None:
+        c.barrier()
+        if c.rank == 1:
+            raise KeyError("boom")
+        try:
+            c.barrier()
+        except DistributedError as error:
+            seen.append(str(error))
+            raise
+
+    with pytest.raises(KeyError, match="boom") as caught:
+        as_threads(body, 3)
+    assert caught.value.__notes__ == ["[rank 1/3]"]
+    assert len(seen) == 2
+    assert all("[rank 1/3] KeyError: 'boom'" in text for text in seen)
+
+
+def test_run_ranks_returns_results_in_rank_order() -> None:
+    assert as_threads(lambda c: c.rank * 10, 4) == [0, 10, 20, 30]
+    assert run_ranks(lambda: exit(0), 2) == [None, None]
+    with pytest.raises(SystemExit, match="3"):
+        run_ranks(lambda: exit(3), 2)
+
+
+def test_after_close_every_collective_is_refused() -> None:
+    def body(c: Communicator) -> None:
+        c.close()
+        with pytest.raises(DistributedError, match="after the communicator was closed"):
+            c.all_reduce(np.zeros(3))
+
+    as_threads(body, 2)
+
+
+def test_buckets_are_reduced_where_they_lie() -> None:
+    """A view of allocated memory must not take the way of private arrays, which copies."""
+
+    def body(c: Communicator) -> None:
+        assert isinstance(c, shared.SharedMemoryCommunicator)
+        memory = c.allocate(1 << 12)
+        part = memory[256:2048].view(np.float32).reshape(7, -1)[2:5]
+        views = c._shared_views(part)
+        assert views is not None
+        assert len(views) == c.size
+        assert np.shares_memory(views[c.rank], part)
+        assert c._shared_views(np.zeros(3)) is None
+
+    as_threads(body, 2)
+
+
+def test_memory_without_views_is_freed() -> None:
+    def body(c: Communicator) -> None:
+        assert isinstance(c, shared.SharedMemoryCommunicator)
+        kept = c.allocate(100)
+        for _ in range(5):
+            c.allocate(100)
+        assert len(c._windows) <= 2
+        assert kept.size == 100
+
+    as_threads(body, 2)
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "broadcast", "barrier", "all_gather"])
+def test_signatures_are_read_back(kind: str) -> None:
+    signature = encode_signature(kind, 1 << 37, "f", ReduceOp.MAX, 1234)
+    assert 0 < signature < 1 << 63
+    text = describe_signature(signature)
+    assert text.startswith(kind)
+    assert kind == "barrier" or str(1 << 37) in text

@@ -1,0 +1,83 @@
+"""Launchers are pure functions: their commands are compared with golden files, byte by byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from allgrad.launch.launchers import local, mpiexec
+from allgrad.launch.spec import LaunchSpec, MpiRuntime
+
+GOLDEN = Path(__file__).parent / "golden"
+MPICH = MpiRuntime("/venv/bin/mpiexec", "mpich", "Version: 5.0.2")
+OPENMPI = MpiRuntime("/venv/bin/mpiexec", "openmpi", "mpiexec (Open MPI) 5.0.11")
+TWO = LaunchSpec(
+    nproc=2,
+    target="train.py",
+    args=("--lr", "0.1", "a b"),
+    python="/venv/bin/python",
+    worker="/venv/launch/worker.py",
+    threads_per_rank=2,
+    cores=4,
+    mpi=MPICH,
+)
+ONE = dataclasses.replace(TWO, nproc=1, mpi=None)
+INSIDE_ANOTHER_JOB = {
+    "HOME": "/root",
+    "PMI_RANK": "0",
+    "PMI_FD": "7",
+    "PMIX_NAMESPACE": "x",
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "SLURM_JOB_ID": "1",
+    "ALLGRAD_SUPERVISED": "12",
+}
+
+CASES = {
+    "local": (local, ONE, {}),
+    "local_module": (local, dataclasses.replace(ONE, target="pkg.train", module=True), {}),
+    "local_inside_another_job": (local, ONE, INSIDE_ANOTHER_JOB),
+    "mpich": (mpiexec, TWO, {}),
+    "mpich_bound": (mpiexec, dataclasses.replace(TWO, bind=((0, 1), (2, 3))), {}),
+    "mpich_env": (
+        mpiexec,
+        dataclasses.replace(TWO, env=(("A", "b c"), ("OMP_NUM_THREADS", "7"))),
+        {},
+    ),
+    "mpich_inside_another_job": (mpiexec, TWO, INSIDE_ANOTHER_JOB),
+    "openmpi": (mpiexec, dataclasses.replace(TWO, mpi=OPENMPI), {}),
+    "openmpi_root_oversubscribed": (
+        mpiexec,
+        dataclasses.replace(TWO, mpi=OPENMPI, nproc=8, root=True, threads_per_rank=1),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_command(name):
+    launcher, spec, environ = CASES[name]
+    line = launcher.command(spec, environ).shell() + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("ALLGRAD_WRITE_GOLDEN"):
+        path.write_text(line)
+    assert line == path.read_text()
+
+
+def test_every_golden_file_is_used():
+    assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
+
+
+def test_environment_drops_and_sets():
+    command = mpiexec.command(TWO, INSIDE_ANOTHER_JOB)
+    env = command.environment(INSIDE_ANOTHER_JOB)
+    assert not {"PMI_RANK", "PMI_FD", "RANK", "WORLD_SIZE", "ALLGRAD_SUPERVISED"} & set(env)
+    assert (env["HOME"], env["SLURM_JOB_ID"], env["OMP_NUM_THREADS"]) == ("/root", "1", "2")
+
+
+def test_crash_traces_can_be_turned_off():
+    env = mpiexec.command(TWO, {"PYTHONFAULTHANDLER": ""}).env
+    assert env["PYTHONFAULTHANDLER"] == ""

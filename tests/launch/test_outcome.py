@@ -1,0 +1,44 @@
+"""Last words of a job."""
+
+from __future__ import annotations
+
+import signal
+
+from allgrad.launch.outcome import Failure, Outcome, closing_lines, failure_of_status
+
+BOOM = Failure("rank 1", 1, "ValueError: boom\nmore", "Traceback\nValueError: boom", 1)
+
+
+def test_success_is_silent():
+    assert closing_lines(Outcome(0)) == []
+    assert closing_lines(Outcome(0, signal=signal.SIGTERM)) == []
+
+
+def test_first_failure_stands_last():
+    others = [failure_of_status(rank, 7) for rank in (0, *range(2, 12))]
+    lines = closing_lines(Outcome(1, (BOOM, *others)))
+    assert lines[0] == "allgrad: rank 0 failed after it: exit code 7"
+    assert lines[8] == "allgrad: and 3 more"
+    assert lines[9:] == [
+        "[1] Traceback",
+        "[1] ValueError: boom",
+        "allgrad: rank 1 failed first: ValueError: boom (exit code 1)",
+    ]
+
+
+def test_signals_have_names():
+    killed = failure_of_status(0, -9)
+    line = closing_lines(Outcome(killed.code, (killed,)))[-1]
+    assert line.startswith("allgrad: rank 0 failed: killed by SIGKILL")
+    assert line.endswith("(exit code 137)")
+
+
+def test_ranks_that_die_of_the_signal_they_were_sent_did_not_fail():
+    ends = tuple(failure_of_status(rank, -15) for rank in range(2))
+    outcome = Outcome(143, ends, signal.SIGTERM)
+    assert closing_lines(outcome) == ["allgrad: ended by SIGTERM (exit code 143)"]
+
+
+def test_failure_while_saving_after_a_signal():
+    lines = closing_lines(Outcome(1, (BOOM,), signal.SIGTERM))
+    assert lines[-1] == "allgrad: after SIGTERM, rank 1 failed: ValueError: boom (exit code 1)"
