@@ -16,17 +16,23 @@ supervisor stops the other ranks and prints who failed first, so here the proces
 
 from __future__ import annotations
 
+import array
 import atexit
 import dis
+import fcntl
 import os
+import stat
 import sys
+import termios
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
+DRAIN_SECONDS = 1.0  # a launcher that does not read for so long is not waited for
 
 
 class FailureHooks:
@@ -127,6 +133,8 @@ class FailureHooks:
             for stream in (sys.stdout, sys.stderr):
                 if stream is not None:
                     stream.flush()
+            # MPI_Abort makes mpiexec end at once, with whatever it has not read yet.
+            _wait_until_read([1, 2], DRAIN_SECONDS)
         finally:
             self._end(code)  # also where the reader of our output is gone
 
@@ -178,6 +186,21 @@ def exit_code(leaving: SystemExit) -> int:
     if code is None:
         return 0
     return code & 0xFF if isinstance(code, int) else 1
+
+
+def _wait_until_read(descriptors: list[int], seconds: float) -> None:
+    """Wait until the readers of our pipes have taken all that we wrote, at most ``seconds``."""
+    deadline = time.monotonic() + seconds
+    unread = array.array("i", [0])
+    for descriptor in descriptors:
+        try:
+            while stat.S_ISFIFO(os.fstat(descriptor).st_mode) and time.monotonic() < deadline:
+                fcntl.ioctl(descriptor, termios.FIONREAD, unread)
+                if unread[0] == 0:
+                    break
+                time.sleep(0.001)
+        except OSError:
+            continue  # closed, or of a kind that cannot be asked
 
 
 def _outermost_frame() -> FrameType:

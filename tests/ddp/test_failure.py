@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,30 @@ def test_traceback_names_the_rank_on_each_line() -> None:
 
 def test_exit_message_is_still_printed() -> None:
     assert run_script("sys.exit('no data')").stderr == "no data\n"
+
+
+def test_abort_waits_until_the_traceback_was_read(tmp_path: Path) -> None:
+    """MPI_Abort ends mpiexec at once: what it has not read by then nobody will ever see."""
+    body = (
+        "import array, fcntl, termios\n"
+        "unread = array.array('i', [0])\n"
+        "def check(code):\n"
+        "    fcntl.ioctl(2, termios.FIONREAD, unread)\n"
+        "    os.write(1, str(unread[0]).encode())\n"
+        "    os._exit(code)\n"
+        "hooks._end = check\n"
+        "raise ValueError('boom')"
+    )
+    with (tmp_path / "out").open("w+") as out:
+        with subprocess.Popen(
+            [sys.executable, "-c", HEAD + body], stdout=out, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stderr is not None
+            assert select.select([process.stderr], [], [], 60)[0]
+            time.sleep(0.2)  # the launcher is busy
+            assert b"boom" in process.stderr.read()
+        out.seek(0)
+        assert out.read() == "0"
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "raise ValueError"])
