@@ -85,7 +85,9 @@ def test_mpi4py_missing(capsys, monkeypatch, tmp_path):
 @pytest.mark.mpi
 def test_dry_run_prints_a_command_that_works(scene, mpiexec):
     path = scene.script(
-        "import sys; print(sys.argv[1:], 'ALLGRAD_SUPERVISED' in __import__('os').environ)"
+        "import os, sys\n"
+        "supervised = 'ALLGRAD_SUPERVISED' in os.environ\n"
+        "sys.stdout.write(f'{sys.argv[1:]} {supervised}\\n')  # one write: lines must not mix"
     )
     job = scene.allgrad("-n", "2", "--dry-run", path, "--lr", "a b")
     assert job.code == 0
