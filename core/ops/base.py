@@ -20,6 +20,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..errors import GradientError
 
@@ -39,6 +41,8 @@ class Op:
         shape, dtype: of the output (of each output, when there are several).
         twins: weak references to the ops that do this one's work and a ReLU.
         out: per input, where a weight gradient may be written directly (see `writes_out`).
+        restore: called when `saved` is None, to fill it again (`utils.checkpoint`), or None.
+        trace: where the user called this op, noted while anomalies are detected, or None.
         guards: (version counter, expected version, index into `saved`, index of the input or -1
             for the result, shape) of every saved array that could be changed in place.
     """
@@ -60,6 +64,8 @@ class Op:
     hooks: Any = None
     twins: tuple[Any, ...] = ()
     out: Any = None
+    restore: Any = None
+    trace: Any = None
     order = -1
 
     def forward(self, *arrays: Any) -> Any:
@@ -71,12 +77,24 @@ class Op:
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
     @property
-    def name(self) -> str:
+    def op_name(self) -> str:
         """The op's name in messages, e.g. ``"Conv"``."""
         return type(self).__name__
 
+    def name(self) -> str:
+        """The name of this node of the graph, e.g. ``"ConvBackward"``."""
+        return f"{self.op_name}Backward"
+
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]:
+        """Per input: the node that made it (None for a constant) and which of its outputs."""
+        return tuple(
+            (AccumulateGrad(p) if p is not None and p.is_leaf_node else p, slot)
+            for p, slot in zip(self.parents, self.slots, strict=True)
+        )
+
     def __repr__(self) -> str:
-        return f"<{self.name}Backward>"
+        return f"<{self.name()}>"
 
     def link(self, parents: tuple[Any, ...], slots: tuple[int, ...]) -> None:
         """Enter the graph: remember the producers of the inputs."""
@@ -90,16 +108,18 @@ class Op:
         Raises:
             GradientError: the graph was freed, or an array was modified in place.
         """
+        if self.saved is None and self.restore is not None:
+            self.restore()  # a checkpointed region computes its saved arrays again
         if self.saved is None:
             raise GradientError(
-                f"{self.name}: backward was run a second time through a graph that was already "
+                f"{self.op_name}: backward was run a second time through a graph that was already "
                 "freed. Pass retain_graph=True to the first backward() if you need this."
             )
         for version, expected, _, index, shape in self.guards:
             if version[0] != expected:
                 what = f"input {index}" if index >= 0 else "its result"
                 raise GradientError(
-                    f"{self.name}: {what} of shape {shape}, which backward needs, was modified by "
+                    f"{self.op_name}: {what} of shape {shape}, which backward needs, was modified by "
                     f"an in-place operation (it is at version {version[0]}, expected version "
                     f"{expected}). Use the out-of-place form, or clone() before changing it."
                 )
@@ -109,6 +129,33 @@ class Op:
         if self.saved:
             self.saved = None
         self.out = None
+
+
+class AccumulateGrad:
+    """What stands at the end of the graph in `next_functions`: a leaf that takes a gradient.
+
+    Args:
+        variable: the leaf tensor.
+    """
+
+    next_functions: tuple[tuple[Any, int], ...] = ()
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+
+    def name(self) -> str:
+        """The name of this end of the graph."""
+        return "AccumulateGrad"
+
+    def __repr__(self) -> str:
+        return "<AccumulateGrad>"
+
+
+def in_dtype(grad: Array, dtype: np.dtype[Any]) -> Array:
+    """`grad` in the dtype of what it belongs to: of a complex one a real input gets the real part."""
+    if grad.dtype.kind == "c" and dtype.kind != "c":
+        grad = grad.real
+    return grad.astype(dtype, copy=False)
 
 
 def reduced(grad: Array, shape: tuple[int, ...]) -> Array:

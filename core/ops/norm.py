@@ -40,11 +40,12 @@ class BatchNorm(Op):
             self.observed[0] = True
             self.observe(mean, var, x.size // x.shape[1])
         if any(self.needs):
-            self.saved = (x, weight, mean, var, kept)
+            # The bias tells a second derivative where the ReLU passed.
+            self.saved = (x, weight, mean, var, kept, bias if self.relu else None)
         return y
 
     def backward(self, grad: Array) -> Grads:
-        x, weight, mean, var, kept = self.saved
+        x, weight, mean, var, kept, _ = self.saved
         activation = "relu" if self.relu else None
         return backend.of(grad).batch_norm_backward(
             grad, x, weight, mean, var, self.eps, kept, activation
