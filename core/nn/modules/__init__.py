@@ -25,6 +25,9 @@ from .activation import (
     Softsign,
     Tanh,
 )
+from .buffer import (
+    Buffer,
+)
 from .container import (
     ModuleDict,
     ModuleList,
@@ -115,6 +118,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Bilinear",
+    "Buffer",
     "Conv1d",
     "Conv2d",
     "Conv3d",

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ... import dtypes
 from ...autograd import no_grad
-from ...errors import CheckpointError
+from ...devices import device, require
 from ...tensors import Parameter, Tensor
 from ...tensors.gradients import RemovableHandle
+from . import hooks
+from .buffer import Buffer
+from .state import StateMethods
 
 
-class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict(strict=False)` could not match."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-class Module:
+class Module(StateMethods):
     """Base class of all networks and layers.
 
     Assigning a Parameter or a Module to an attribute registers it. Subclasses define `forward`.
@@ -38,6 +30,7 @@ class Module:
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
+    _hooks: hooks.Table
 
     def __init__(self) -> None:
         set_ = super().__setattr__
@@ -46,8 +39,7 @@ class Module:
         set_("_buffers", {})
         set_("_modules", {})
         set_("_non_persistent", set())
-        set_("_forward_pre_hooks", {})
-        set_("_forward_hooks", {})
+        set_("_hooks", {})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; every subclass defines it."""
@@ -55,23 +47,14 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            before, after = self._forward_pre_hooks, self._forward_hooks
+            hooked = self._hooks
         except AttributeError:
             raise AttributeError(
                 f"{type(self).__name__}: call super().__init__() before using the module"
             ) from None
-        if before:
-            for hook in list(before.values()):
-                result = hook(self, args)
-                if result is not None:
-                    args = result if isinstance(result, tuple) else (result,)
-        output = self.forward(*args, **kwargs)
-        if after:
-            for hook in list(after.values()):
-                result = hook(self, args, output)
-                if result is not None:
-                    output = result
-        return output
+        if hooked or hooks.has_global_hooks():
+            return hooks.call_with_hooks(self, args, kwargs)
+        return self.forward(*args, **kwargs)
 
     # -- attributes --------------------------------------------------------------------------
     def __setattr__(self, name: str, value: Any) -> None:
@@ -79,6 +62,9 @@ class Module:
             self._put("_parameters", name, value)
         elif isinstance(value, Module):
             self._put("_modules", name, value)
+        elif isinstance(value, Buffer):
+            self._put("_buffers", name, value)
+            (self._non_persistent.discard if value.persistent else self._non_persistent.add)(name)
         elif name in self.__dict__.get("_parameters", ()):
             if value is not None:
                 raise TypeError(
@@ -249,18 +235,68 @@ class Module:
             yield b
 
     def get_submodule(self, target: str) -> Module:
-        """The module at a dotted path.
+        """The module at a dotted path; the module itself for "".
 
         Raises:
             AttributeError: there is none.
         """
         module = self
         for part in target.split(".") if target else ():
-            found = module._modules.get(part)
-            if found is None:
-                raise AttributeError(f"{type(module).__name__} has no sub-module {part!r}")
+            found = getattr(module, part, None)
+            if not isinstance(found, Module):
+                what = "has no attribute" if found is None else "has no module at"
+                raise AttributeError(f"{type(module).__name__} {what} {part!r} ({target!r})")
             module = found
         return module
+
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put `module` at a dotted path.
+
+        Args:
+            target: the path; all but its last part must exist.
+            module: the new module.
+            strict: the last part must exist, too.
+
+        Raises:
+            AttributeError: a part of the path is missing.
+            ValueError: an empty path, or not a module.
+        """
+        path, _, name = target.rpartition(".")
+        if not name:
+            raise ValueError("set_submodule: cannot set a submodule without a name")
+        if not isinstance(module, Module):
+            raise ValueError(f"set_submodule: expected an nn.Module, came {type(module).__name__}")
+        parent = self.get_submodule(path)
+        if (strict or hasattr(parent, name)) and parent._modules.get(name) is None:
+            raise AttributeError(f"{type(parent).__name__} has no sub-module {name!r}")
+        setattr(parent, name, module)
+
+    def _member(self, target: str, registry: str, what: str) -> Any:
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if not hasattr(owner, name):
+            raise AttributeError(f"{type(owner).__name__} has no attribute {name!r}")
+        if name not in getattr(owner, registry):
+            raise AttributeError(f"{target!r} is not {what}")
+        return getattr(owner, registry)[name]
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at a dotted path.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        found: Parameter = self._member(target, "_parameters", "an nn.Parameter")
+        return found
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at a dotted path.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        found: Tensor = self._member(target, "_buffers", "a buffer")
+        return found
 
     def apply(self, fn: Callable[[Module], None]) -> Module:
         """Call `fn` on every sub-module, then on self; returns self."""
@@ -271,9 +307,16 @@ class Module:
 
     # -- modes ---------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> Module:
-        """Switch to training (or, with False, evaluation) behaviour; returns self."""
-        for module in self.modules():
-            module.training = bool(mode)
+        """Switch to training (or, with False, evaluation) behaviour; returns self.
+
+        Raises:
+            ValueError: `mode` is not a bool.
+        """
+        if not isinstance(mode, bool):
+            raise ValueError(f"train: expected True or False, came {mode!r}")
+        self.training = mode
+        for child in self.children():
+            child.train(mode)
         return self
 
     def eval(self) -> Module:
@@ -295,14 +338,40 @@ class Module:
                 else:
                     p.grad.zero_()
 
-    def to(self, *args: Any, **kwargs: Any) -> Module:
-        """Cast floating parameters and buffers (``to(dtype)``), or move them (``to("cpu")``)."""
-        for module in self.modules():
-            for registry in (module._parameters, module._buffers):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:
+        """Replace the memory of every parameter, its gradient, and every buffer by ``fn`` of it."""
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        with no_grad():
+            for registry in (self._parameters, self._buffers):
                 for t in registry.values():
                     if t is not None:
-                        _move(t, args, kwargs)
+                        _replace(t, fn)
         return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Module:
+        """Cast floating parameters and buffers (``to(dtype)``), or move them (``to("cpu")``).
+
+        Raises:
+            TypeError: the dtype is neither floating nor complex.
+            RuntimeError: a device that is not here.
+        """
+        wanted = kwargs.get("dtype")
+        for a in args:
+            wanted = a if isinstance(a, dtypes.dtype) else wanted
+        if wanted is not None and dtypes.to_numpy(wanted).kind in "biu":
+            raise TypeError(
+                f"nn.Module.to only accepts floating point or complex dtypes, came {wanted}"
+            )
+        for a in (*args, kwargs.get("device")):
+            if isinstance(a, str | device):
+                require(a)  # also of a module without parameters
+        return self._apply(lambda t: t.to(*args, **kwargs) if _is_real_valued(t) else t)
+
+    def type(self, dst_type: Any) -> Module:
+        """All parameters and buffers, integer ones too, as `dst_type`."""
+        return self._apply(lambda t: t.to(dst_type))
 
     def float(self) -> Module:
         """All floating parameters and buffers as float32."""
@@ -312,64 +381,69 @@ class Module:
         """All floating parameters and buffers as float64."""
         return self.to(dtypes.float64)
 
+    def half(self) -> Module:
+        """All floating parameters and buffers as float16."""
+        return self.to(dtypes.float16)
+
+    def bfloat16(self) -> Module:
+        """All floating parameters and buffers as bfloat16."""
+        return self.to(dtypes.bfloat16)
+
     def cpu(self) -> Module:
         """The module in main memory: itself."""
         return self
 
     # -- hooks ---------------------------------------------------------------------------------
-    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call ``hook(module, args)`` before forward; what it returns replaces the arguments."""
-        return RemovableHandle(self._forward_pre_hooks, hook)
-
-    def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call ``hook(module, args, output)`` after forward; what it returns replaces it."""
-        return RemovableHandle(self._forward_hooks, hook)
-
-    # -- state ---------------------------------------------------------------------------------
-    def state_dict(self, *, prefix: str = "") -> dict[str, Tensor]:
-        """Every parameter and persistent buffer under its dotted name, sharing memory."""
-        state: dict[str, Tensor] = OrderedDict()
-        for path, module in self.named_modules(prefix=prefix.rstrip("."), remove_duplicate=False):
-            for name, value in itertools.chain(module._parameters.items(), module._buffers.items()):
-                if value is not None and name not in module._non_persistent:
-                    state[f"{path}.{name}" if path else name] = value.detach()
-        return state
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True
-    ) -> IncompatibleKeys:
-        """Copy values into the parameters and buffers of the same names.
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args)`` before forward; what it returns replaces the arguments.
 
         Args:
-            strict: names must match exactly.
-
-        Raises:
-            RuntimeError: missing, unexpected or wrongly shaped entries, listed separately;
-                nothing is copied then.
+            hook: returns None, one argument, or a tuple of arguments.
+            prepend: put it before the hooks that are there.
+            with_kwargs: call ``hook(module, args, kwargs)``, which returns None or a pair.
         """
-        own = self.state_dict()
-        missing = [k for k in own if k not in state_dict]
-        unexpected = [k for k in state_dict if k not in own]
-        wrong = [
-            f"{k}: expected {tuple(own[k].shape)}, came {np.shape(_array(v))}"
-            for k, v in state_dict.items()
-            if k in own and tuple(own[k].shape) != np.shape(_array(v))
-        ]
-        parts = [f"wrong shape: {'; '.join(wrong)}"] if wrong else []
-        if strict and missing:
-            parts.append(f"missing: {', '.join(missing)}")
-        if strict and unexpected:
-            parts.append(f"unexpected: {', '.join(unexpected)}")
-        if parts:
-            raise CheckpointError(
-                f"load_state_dict: the state does not fit {type(self).__name__}. "
-                + ". ".join(parts)
-            )
-        with no_grad():
-            for k, v in state_dict.items():
-                if k in own:
-                    own[k].copy_(v if isinstance(v, Tensor) else Tensor(np.asarray(v)))
-        return IncompatibleKeys(missing, unexpected)
+        return hooks.register(self._hooks, hooks.Hook(hooks.PRE, hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self,
+        hook: Callable[..., Any],
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
+    ) -> RemovableHandle:
+        """Call ``hook(module, args, output)`` after forward; what it returns replaces the output.
+
+        Args:
+            hook: returns None or the new output.
+            prepend: put it before the hooks that are there.
+            with_kwargs: call ``hook(module, args, kwargs, output)``.
+            always_call: call it, with output None, also when forward raises.
+        """
+        entry = hooks.Hook(hooks.FORWARD, hook, with_kwargs, always_call)
+        return hooks.register(self._hooks, entry, prepend)
+
+    def register_full_backward_pre_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` when the gradients of the outputs are known.
+
+        What it returns replaces them. Outputs nobody used have None.
+        """
+        return hooks.register(self._hooks, hooks.Hook(hooks.BACKWARD_PRE, hook), prepend)
+
+    def register_full_backward_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when the inputs' gradients are known.
+
+        What it returns replaces `grad_input`. Both are tuples over the positional arguments and
+        the outputs, with None for what is no tensor. Where no input requires grad, the hook is
+        called as soon as the gradients of the outputs are known, with None for every input.
+        """
+        return hooks.register(self._hooks, hooks.Hook(hooks.BACKWARD, hook), prepend)
 
     def extra_repr(self) -> str:
         """Settings shown in the printed form."""
@@ -387,15 +461,18 @@ class Module:
         return head + "\n".join(lines) + "\n)"
 
 
-def _array(value: Any) -> np.ndarray:
-    return value._array if isinstance(value, Tensor) else np.asarray(value)
+def _is_real_valued(t: Tensor) -> bool:
+    return t._array.dtype.kind not in "biu"
 
 
-def _move(t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Cast the memory of a parameter or buffer in place; integers keep their type."""
-    with no_grad():
-        moved = t.detach().to(*args, **kwargs)
-        if t.is_floating_point() and moved.dtype != t.dtype:
-            t.data = moved
-            if t.grad is not None:
-                t.grad = None
+def _replace(t: Tensor, fn: Callable[[Tensor], Tensor]) -> None:
+    """Give a parameter or buffer, and its gradient, other memory; the object stays the same."""
+    found = t.detach()
+    new = fn(found)
+    if new is not found:
+        t.data = new
+        if t.grad is not None:
+            grad = fn(t.grad)
+            t.grad = None
+            if grad._array.dtype == new._array.dtype:
+                t.grad = grad
