@@ -22,7 +22,7 @@ import numpy as np
 
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..errors import GradientError
-from ..ops.base import Op, reduced
+from ..ops.base import Op, in_dtype, reduced
 
 
 class _Runs(threading.local):
@@ -153,7 +153,7 @@ class Run:
         if grad.shape != shape:
             grad = reduced(grad, shape)
         if grad.dtype != dtype:
-            grad = grad.astype(dtype)
+            grad = in_dtype(grad, dtype)
         grads = self.grads
         if parent not in grads:
             heappush(self.heap, (-parent.order, parent))
@@ -172,7 +172,7 @@ class Run:
         if grad.shape != array.shape:
             grad = reduced(grad, array.shape)
         if grad.dtype != array.dtype:
-            grad = grad.astype(array.dtype)
+            grad = in_dtype(grad, array.dtype)
         if self.captured is None:
             if leaf.has_hooks():  # they see the sum over all uses, once
                 before = self.partial.get(leaf)

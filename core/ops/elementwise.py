@@ -17,6 +17,17 @@ from .base import Op
 Grads = tuple[Array | None, ...]
 
 
+def conj(value: Any) -> Any:
+    """The complex conjugate; a real value is given back as it is (NumPy would copy it).
+
+    The gradient of a real loss L for z = x + iy is dL/dx + i dL/dy (PyTorch's convention), so the
+    chain rule multiplies it by the conjugate of a holomorphic function's derivative.
+    """
+    if type(value) is np.ndarray and value.dtype.kind != "c":
+        return value
+    return np.conjugate(value) if np.iscomplexobj(value) else value
+
+
 class Add(Op):
     """a + alpha * b."""
 
@@ -27,7 +38,7 @@ class Add(Op):
         return a + b if self.alpha == 1 else a + self.alpha * b
 
     def backward(self, grad: Array) -> Grads:
-        return grad, grad if self.alpha == 1 else self.alpha * grad
+        return grad, grad if self.alpha == 1 else conj(self.alpha) * grad
 
 
 class Sub(Op):
@@ -40,7 +51,7 @@ class Sub(Op):
         return a - b if self.alpha == 1 else a - self.alpha * b
 
     def backward(self, grad: Array) -> Grads:
-        return grad, -self.alpha * grad if self.needs[1] else None
+        return grad, -conj(self.alpha) * grad if self.needs[1] else None
 
 
 class Mul(Op):
@@ -52,7 +63,10 @@ class Mul(Op):
 
     def backward(self, grad: Array) -> Grads:
         a, b = self.saved
-        return grad * b if self.needs[0] else None, grad * a if self.needs[1] else None
+        return (
+            grad * conj(b) if self.needs[0] else None,
+            grad * conj(a) if self.needs[1] else None,
+        )
 
 
 class Div(Op):
@@ -65,8 +79,8 @@ class Div(Op):
 
     def backward(self, grad: Array) -> Grads:
         b, y = self.saved
-        grad_a = grad / b
-        return grad_a, -grad_a * y if self.needs[1] else None
+        grad_a = grad / conj(b)
+        return grad_a, -grad_a * conj(y) if self.needs[1] else None
 
 
 class Pow(Op):
@@ -84,15 +98,14 @@ class Pow(Op):
             # b * a**(b-1), and 0 rather than nan where b is 0
             if isinstance(b, np.ndarray):
                 safe = np.where(b == 0, 1, b)
-                grad_a = grad * np.where(b == 0, 0, b * np.power(a, safe - 1))
+                grad_a = grad * conj(np.where(b == 0, 0, b * np.power(a, safe - 1)))
             else:
-                grad_a = np.zeros_like(grad) if b == 0 else grad * (b * np.power(a, b - 1))
+                grad_a = np.zeros_like(grad) if b == 0 else grad * conj(b * np.power(a, b - 1))
         if self.needs[1]:
-            positive = np.greater(a, 0)
-            log = np.log(np.where(positive, a, 1))
-            # nan for a negative base, as the function has no derivative there
-            log = np.where(np.less(a, 0), np.nan, log)
-            grad_b = grad * (y * log)
+            # The logarithm is nan for a negative base: there is no derivative there.
+            a = np.asarray(a, y.dtype)
+            zero = np.equal(a, 0) & (np.real(b) >= 0)
+            grad_b = np.where(zero, 0, grad * conj(y * np.log(np.where(zero, 1, a))))
         return grad_a, grad_b
 
 
@@ -195,7 +208,7 @@ class FromInput(Op):
 
     def backward(self, grad: Array) -> Grads:
         (x,) = self.saved
-        return (grad * self.derivative(x),)
+        return (grad * conj(self.derivative(x)),)
 
     def value(self, x: Array) -> Array:
         """The function."""
@@ -217,7 +230,7 @@ class FromOutput(Op):
 
     def backward(self, grad: Array) -> Grads:
         (y,) = self.saved
-        return (grad * self.derivative(y),)
+        return (grad * conj(self.derivative(y)),)
 
     def value(self, x: Array) -> Array:
         """The function."""
@@ -239,13 +252,13 @@ class Neg(Op):
 
 
 class Abs(FromInput):
-    """|x|, gradient 0 at 0."""
+    """|x|, gradient 0 at 0; for complex x it points along x."""
 
     def value(self, x: Array) -> Array:
         return np.abs(x)
 
     def derivative(self, x: Array) -> Array:
-        return np.sign(x)
+        return conj(np.sign(x))  # backward conjugates it again
 
 
 class Exp(FromOutput):
