@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from . import autograd, dtypes, errors, random
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .devices import device, get_default_device, set_default_device
 from .dtypes import bool_ as bool  # noqa: A004 - PyTorch's spelling
 from .dtypes import (
+    bfloat16,
     complex64,
     complex128,
     dtype,
+    finfo,
     float16,
     float32,
     float64,
     get_default_dtype,
+    iinfo,
     int8,
     int16,
     int32,
@@ -44,16 +48,30 @@ from .dtypes import int64 as long
 from .random import Generator, initial_seed, manual_seed, seed
 from .tensors import Parameter, Size, Tensor, is_tensor
 from .tensors.arithmetic import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.conversion import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.moving import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
 
 __version__ = "0.1.0"
 
 # Imported on first use, so that `import allgrad` stays as quick as NumPy's import.
-_LAZY = ("backend", "checkpoint", "ddp", "launch", "nn", "optim", "trace", "utils", "vision")
+_LAZY = (
+    "backend",
+    "checkpoint",
+    "cuda",
+    "ddp",
+    "launch",
+    "nn",
+    "optim",
+    "trace",
+    "utils",
+    "vision",
+)
 _LAZY_FUNCTIONS = {
     "get_num_threads": "backend.onednn",
     "load": "serialization",
