@@ -216,11 +216,21 @@ def root_of(tensor: Any, gradient: Any) -> tuple[Any, int, np.ndarray]:
                 "backward: gradient can be left out for scalar outputs only, this tensor has "
                 f"shape {array.shape}. Reduce it (.mean(), .sum()) or pass gradient=..."
             )
+        if array.dtype.kind == "c":
+            raise GradientError(
+                "backward: gradient can be left out for real scalar outputs only, this tensor is "
+                f"{tensor.dtype}. Take .abs() or .real of it, or pass gradient=..."
+            )
         grad = np.ones(array.shape, array.dtype)
     else:
         grad = gradient._array
         if grad.shape != array.shape:
             raise ShapeError(f"backward: gradient has shape {grad.shape}, the tensor {array.shape}")
+        if (grad.dtype.kind == "c") != (array.dtype.kind == "c"):
+            raise GradientError(
+                f"backward: a {tensor.dtype} tensor was given a {gradient.dtype} gradient; both "
+                "must be complex, or neither"
+            )
         if grad.dtype != array.dtype:
             grad = grad.astype(array.dtype)
     graph.compute_all()
