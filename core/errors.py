@@ -7,7 +7,7 @@ The tree (each also inherits the built-in that PyTorch raises for the same mista
     ├── ShapeError, DtypeError, GradientError, DatasetError, CheckpointError   (RuntimeError)
     ├── ArgumentError                                            (ShapeError and ValueError)
     ├── BoundsError                                              (IndexError and RuntimeError)
-    ├── DistributedError, LaunchError                                         (RuntimeError)
+    ├── DeviceError, DistributedError, LaunchError                            (RuntimeError)
     ├── OptionError                                                           (ValueError)
     └── Unsupported                                                           (NotImplementedError)
 """
@@ -35,6 +35,10 @@ class BoundsError(AllgradError, IndexError, RuntimeError):
 
 class DtypeError(AllgradError, RuntimeError):
     """Data types do not fit the operation; the message names the operation and all types."""
+
+
+class DeviceError(AllgradError, RuntimeError):
+    """A device is unknown, or this build cannot compute there."""
 
 
 class GradientError(AllgradError, RuntimeError):

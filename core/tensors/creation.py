@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes, random
+from .. import devices, dtypes, random
 from ..errors import ArgumentError, DtypeError
 from .filling import draw
-from .shaping import check_device, sizes_of
+from .shaping import sizes_of
 from .tensor import Tensor
 
 __all__ = [
@@ -46,7 +46,7 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def tensor(
-    data: Any, *, dtype: Any = None, device: Any = "cpu", requires_grad: bool = False
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor with a copy of `data`: numbers, nested lists, NumPy arrays or tensors.
 
@@ -63,7 +63,7 @@ def tensor(
     >>> tensor([[1, 2], [3, 4]]).dtype
     allgrad.int64
     """
-    check_device(device)
+    devices.require(device)
     array = _array_of(data, dtype)
     return Tensor(np.array(array, order="C"), requires_grad)
 
@@ -103,9 +103,9 @@ def _holds_numpy(data: Any) -> bool:
     return isinstance(data, np.generic)
 
 
-def as_tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Tensor:
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """Like `tensor`, but without a copy where memory can be shared."""
-    check_device(device)
+    devices.require(device)
     if isinstance(data, Tensor):
         return data if dtype is None else data.to(dtype)
     if isinstance(data, np.ndarray):
@@ -130,25 +130,21 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     return out
 
 
-def zeros(
-    *size: Any, dtype: Any = None, device: Any = "cpu", requires_grad: bool = False
-) -> Tensor:
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a shape, given as arguments or as one sequence."""
-    check_device(device)
+    devices.require(device)
     return Tensor(np.zeros(sizes_of(size), _dtype(dtype)), requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = "cpu", requires_grad: bool = False) -> Tensor:
+def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of a shape, given as arguments or as one sequence."""
-    check_device(device)
+    devices.require(device)
     return Tensor(np.ones(sizes_of(size), _dtype(dtype)), requires_grad)
 
 
-def empty(
-    *size: Any, dtype: Any = None, device: Any = "cpu", requires_grad: bool = False
-) -> Tensor:
+def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Memory with arbitrary contents."""
-    check_device(device)
+    devices.require(device)
     return Tensor(np.empty(sizes_of(size), _dtype(dtype)), requires_grad)
 
 
@@ -157,11 +153,11 @@ def full(
     fill_value: Any,
     *,
     dtype: Any = None,
-    device: Any = "cpu",
+    device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """`fill_value` everywhere; its type gives the dtype unless told otherwise."""
-    check_device(device)
+    devices.require(device)
     to = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.to_numpy(dtype)
     return Tensor(np.full(tuple(size), fill_value, to), requires_grad)
 

@@ -1,4 +1,4 @@
-"""Shape-changing functions of tensors, as functions and methods."""
+"""Views of a tensor in another shape or order, as functions and methods."""
 
 from __future__ import annotations
 
@@ -8,37 +8,23 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import OptionError, ShapeError
+from ..errors import ShapeError
 from ..ops import shape as ops
 from ..ops.elementwise import Clone
 from .graph import TensorBase, apply, view
-from .promote import cast, result_dtype
 from .reductions import axis_of
 
 __all__ = [
     "broadcast_to",
-    "cat",
-    "chunk",
     "clone",
-    "diagonal",
     "expand",
     "flatten",
-    "flip",
     "movedim",
-    "narrow",
     "permute",
-    "repeat",
     "reshape",
-    "roll",
-    "select",
-    "split",
     "squeeze",
-    "stack",
     "t",
     "transpose",
-    "tril",
-    "triu",
-    "unbind",
     "unflatten",
     "unsqueeze",
 ]
@@ -218,165 +204,6 @@ def broadcast_to(input: Any, shape: Sequence[int]) -> Any:
     return expand(input, tuple(shape))
 
 
-def repeat(input: Any, *sizes: Any) -> Any:
-    """The whole tensor repeated along each dimension."""
-    counts = sizes_of(sizes)
-    if len(counts) < input.ndim:
-        raise ShapeError(
-            f"repeat: expected at least {input.ndim} counts, came {len(counts)}: {counts}"
-        )
-    return apply(ops.Repeat(counts), input)
-
-
-def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Tensors joined along `dim`; other sizes must agree.
-
-    Raises:
-        RuntimeError: nothing to join, or shapes that do not fit.
-    """
-    tensors = tuple(tensors)
-    if not tensors:
-        raise ShapeError("cat: expected at least one tensor, came none")
-    to = result_dtype(*tensors)
-    parts = [cast(t, to) for t in tensors]
-    axis = axis_of(dim, parts[0].ndim, "cat")
-    shapes = [tuple(p.shape) for p in parts]
-    kept = {s[:axis] + s[axis + 1 :] for s in shapes}
-    if len(kept) != 1 or any(p.ndim == 0 for p in parts):
-        raise ShapeError(f"cat: expected sizes that agree except in dimension {dim}, came {shapes}")
-    return apply(ops.Cat(axis), *parts)
-
-
-def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Tensors of one shape joined along a new dimension."""
-    tensors = tuple(tensors)
-    if not tensors:
-        raise ShapeError("stack: expected at least one tensor, came none")
-    shapes = [tuple(p.shape) for p in tensors]
-    if len(set(shapes)) != 1:
-        raise ShapeError(f"stack: expected tensors of equal shape, came {shapes}")
-    to = result_dtype(*tensors)
-    axis = axis_of(dim, tensors[0].ndim + 1, "stack")
-    return apply(ops.Stack(axis), *(cast(p, to) for p in tensors))
-
-
-def narrow(input: Any, dim: int, start: int, length: int) -> Any:
-    """`length` elements of `dim` from `start`, as a view."""
-    axis = axis_of(dim, input.ndim, "narrow")
-    size = input._array.shape[axis]
-    if start < 0:
-        start += size
-    if not 0 <= start <= start + length <= size:
-        raise ShapeError(f"narrow: {start}..{start + length} is outside dimension of size {size}")
-    return view(ops.Slice((slice(None),) * axis + (slice(start, start + length),)), input)
-
-
-def select(input: Any, dim: int, index: int) -> Any:
-    """Element `index` of `dim`, as a view without that dimension."""
-    axis = axis_of(dim, input.ndim, "select")
-    size = input._array.shape[axis]
-    if not -size <= index < size:
-        raise IndexError(f"select: index {index} is out of range for a dimension of size {size}")
-    return view(ops.Slice((slice(None),) * axis + (index,)), input)
-
-
-def split(input: Any, split_size_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
-    """Pieces of a given size (or of given sizes) along `dim`, as views."""
-    axis = axis_of(dim, input.ndim, "split")
-    size = input._array.shape[axis]
-    if isinstance(split_size_or_sections, int):
-        step = split_size_or_sections
-        if step <= 0:
-            raise ShapeError(f"split: expected a positive size, came {step}")
-        sections = [min(step, size - i) for i in range(0, size, step)] or [0]
-    else:
-        sections = list(split_size_or_sections)
-        if sum(sections) != size:
-            raise ShapeError(
-                f"split: expected sizes that add up to {size} (dimension {dim}), came {sections}"
-            )
-    starts = [sum(sections[:i]) for i in range(len(sections))]
-    return tuple(narrow(input, axis, s, n) for s, n in zip(starts, sections, strict=True))
-
-
-def chunk(input: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
-    """At most `chunks` pieces of equal size (the last may be smaller), as views."""
-    if chunks <= 0:
-        raise ShapeError(f"chunk: expected at least one chunk, came {chunks}")
-    size = input._array.shape[axis_of(dim, input.ndim, "chunk")]
-    return split(input, max(-(-size // chunks), 1), dim)
-
-
-def unbind(input: Any, dim: int = 0) -> tuple[Any, ...]:
-    """All elements along `dim`, as views."""
-    axis = axis_of(dim, input.ndim, "unbind")
-    return tuple(select(input, axis, i) for i in range(input._array.shape[axis]))
-
-
-def flip(input: Any, *dims: Any) -> Any:
-    """Reversed order along `dims`, a copy."""
-    return apply(ops.Flip(tuple(axis_of(d, input.ndim, "flip") for d in sizes_of(dims))), input)
-
-
-def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
-    """Elements shifted cyclically along `dims` (None: over the flattened tensor)."""
-    shift = (shifts,) if isinstance(shifts, int) else tuple(shifts)
-    axes = None
-    if dims is not None:
-        given = (dims,) if isinstance(dims, int) else tuple(dims)
-        axes = tuple(axis_of(d, input.ndim, "roll") for d in given)
-        if len(axes) != len(shift):
-            raise ShapeError(f"roll: {len(shift)} shifts for {len(axes)} dimensions")
-    return apply(ops.Roll(shift, axes), input)
-
-
-def tril(input: Any, diagonal: int = 0) -> Any:
-    """The lower triangle of the last two dimensions, zeros elsewhere."""
-    return apply(ops.Triangle(np.tril, diagonal), input)
-
-
-def triu(input: Any, diagonal: int = 0) -> Any:
-    """The upper triangle of the last two dimensions, zeros elsewhere."""
-    return apply(ops.Triangle(np.triu, diagonal), input)
-
-
-def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """The diagonal of two dimensions, as a view."""
-    a, b = axis_of(dim1, input.ndim, "diagonal"), axis_of(dim2, input.ndim, "diagonal")
-    return view(ops.Diagonal(offset, a, b), input)
-
-
-def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """Margins around the last dimensions.
-
-    Args:
-        pad: (before, after) of the last dimension, then of the one before it, ...; negative
-            values crop.
-        mode: "constant", "reflect", "replicate" or "circular".
-        value: fill of mode "constant"; 0 unless given.
-    """
-    if mode not in ops.Pad.modes:
-        raise OptionError.unknown("padding mode", mode, ops.Pad.modes)
-    if len(pad) % 2 or len(pad) // 2 > input.ndim:
-        raise ShapeError(
-            f"pad: expected two numbers for each of at most {input.ndim} dimensions, came {pad}"
-        )
-    margins = [(0, 0)] * input.ndim
-    for i in range(len(pad) // 2):
-        margins[input.ndim - 1 - i] = (int(pad[2 * i]), int(pad[2 * i + 1]))
-    for axis, (before, after) in enumerate(margins):
-        size = input._array.shape[axis]
-        limit = {"reflect": size - 1, "circular": size}.get(mode)
-        if limit is not None and max(before, after) > limit:
-            raise ShapeError(
-                f"pad: mode {mode!r} allows margins up to {limit} for a dimension of size {size}, "
-                f"came {(before, after)}"
-            )
-        if size + before + after < 0:
-            raise ShapeError(f"pad: dimension of size {size} would become negative by {pad}")
-    return apply(ops.Pad(margins, mode, 0 if value is None else value), input)
-
-
 def clone(input: Any) -> Any:
     """A copy with memory of its own; gradients flow through."""
     return apply(Clone(), input)
@@ -388,14 +215,12 @@ def contiguous(input: Any) -> Any:
 
 
 class ShapingMethods(TensorBase):
-    """Shape-changing methods of Tensor."""
+    """Methods of Tensor that view it in another shape or order."""
 
     reshape, view, view_as, reshape_as = reshape, view_as_shape, view_as, reshape_as
     flatten, unflatten, permute, transpose = flatten, unflatten, permute, transpose
     swapaxes, movedim, t, squeeze, unsqueeze = transpose, movedim, t, squeeze, unsqueeze
-    expand, expand_as, broadcast_to, repeat, tile = expand, expand_as, broadcast_to, repeat, repeat
-    narrow, select, split, chunk, unbind = narrow, select, split, chunk, unbind
-    flip, roll, tril, triu, diagonal = flip, roll, tril, triu, diagonal
+    expand, expand_as, broadcast_to = expand, expand_as, broadcast_to
     clone, contiguous = clone, contiguous
 
     @property
@@ -407,72 +232,3 @@ class ShapingMethods(TensorBase):
     def mT(self) -> Any:  # noqa: N802 - PyTorch's spelling
         """The last two dimensions exchanged."""
         return transpose(self, -1, -2)
-
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """The tensor in another dtype (or on another device; here only "cpu").
-
-        Takes ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other_tensor)``.
-
-        Raises:
-            ValueError: an unknown device.
-        """
-        dtype, copy = kwargs.get("dtype"), kwargs.get("copy", False)
-        for a in (*args, kwargs.get("device")):
-            if isinstance(a, dtypes.dtype):
-                dtype = a
-            elif isinstance(a, ShapingMethods):
-                dtype = a.dtype
-            elif a is not None and not isinstance(a, bool):
-                check_device(a)
-        out = self if dtype is None else cast(self, dtypes.to_numpy(dtype))
-        return clone(out) if copy and out is self else out
-
-    def type(self, dtype: Any = None) -> Any:
-        """The tensor in `dtype`; without one, the name of its type."""
-        if dtype is None:
-            return str(self.dtype)
-        return self.to(dtype)
-
-    def type_as(self, other: Any) -> Any:
-        """The tensor in the dtype of `other`."""
-        return self.to(other.dtype)
-
-    def float(self) -> Any:
-        """As float32."""
-        return self.to(dtypes.float32)
-
-    def double(self) -> Any:
-        """As float64."""
-        return self.to(dtypes.float64)
-
-    def half(self) -> Any:
-        """As float16."""
-        return self.to(dtypes.float16)
-
-    def long(self) -> Any:
-        """As int64."""
-        return self.to(dtypes.int64)
-
-    def int(self) -> Any:
-        """As int32."""
-        return self.to(dtypes.int32)
-
-    def bool(self) -> Any:
-        """As bool."""
-        return self.to(dtypes.bool_)
-
-    def cpu(self) -> Any:
-        """The tensor in main memory: itself."""
-        return self
-
-
-def check_device(device: Any) -> str:
-    """The name of a device that exists here.
-
-    Raises:
-        OptionError: it does not.
-    """
-    name = str(device)
-    if name not in ("cpu", "cpu:0"):
-        raise OptionError.unknown("device", name, ("cpu",))
-    return "cpu"

@@ -38,10 +38,13 @@ from ..errors import ArgumentError, GradientError, ShapeError
 from ..ops.base import Op
 from . import formatting, graph
 from .arithmetic import ArithmeticMethods
+from .conversion import CastMethods, ConversionMethods
 from .filling import FillingMethods
 from .gradients import GradientMethods
 from .indexing import IndexingMethods
+from .joining import JoiningMethods
 from .logic import LogicMethods
+from .moving import MovingMethods
 from .reductions import ReductionMethods
 from .shaping import ShapingMethods
 
@@ -70,6 +73,10 @@ class Tensor(
     LogicMethods,
     ReductionMethods,
     ShapingMethods,
+    JoiningMethods,
+    MovingMethods,
+    ConversionMethods,
+    CastMethods,
     IndexingMethods,
     FillingMethods,
 ):
@@ -146,11 +153,6 @@ class Tensor(
         return self._array.nbytes
 
     @property
-    def device(self) -> str:
-        """Where the memory is; "cpu"."""
-        return "cpu"
-
-    @property
     def is_leaf(self) -> bool:
         """True when no recorded operation made this tensor."""
         return graph.node_of(self) is None
@@ -159,10 +161,6 @@ class Tensor(
     def grad_fn(self) -> Op | None:
         """The operation that made this tensor, or None for a leaf."""
         return graph.node_of(self)
-
-    def is_floating_point(self) -> bool:
-        """True for float16, float32 and float64."""
-        return self._array.dtype.kind == "f"
 
     def is_contiguous(self) -> bool:
         """True when elements follow each other in row-major order."""

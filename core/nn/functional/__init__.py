@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...tensors.indexing import one_hot
 from ...tensors.reductions import log_softmax, softmax
-from ...tensors.shaping import pad
+from ...tensors.padding import pad
 from .activation import (
     celu,
     elu,

@@ -10,7 +10,7 @@ from ...errors import DtypeError, OptionError, ShapeError
 from ...ops.conv import Conv, ConvTranspose
 from ...tensors import Tensor
 from ...tensors.graph import apply, defer
-from ...tensors.shaping import pad
+from ...tensors.padding import pad
 
 Sizes = int | Sequence[int]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import ArgumentError, OptionError, ShapeError
 from ...tensors import Tensor
-from ...tensors.shaping import pad
+from ...tensors.padding import pad
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
 from ..functional.conv import per_dimension
 from .linear import init_weight_and_bias, new_parameter

@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import ShapeError
 from ...tensors import Tensor
 from ...tensors.graph import compute_all
-from ...tensors.shaping import cat
+from ...tensors.joining import cat
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

@@ -156,14 +156,6 @@ def test_mistake(name):
         call(ag, F)
 
 
-def test_device_that_does_not_exist():
-    with pytest.raises(ValueError, match=r"'cuda'.*cpu"):
-        ag.zeros(2, device="cuda")
-    with pytest.raises(ValueError, match="tpu"):
-        ag.ones(2).to("tpu")
-    assert ag.ones(2).to("cpu").device == "cpu"
-
-
 def test_dtypes_that_do_not_exist():
     with pytest.raises(RuntimeError, match=r"uint16.*known: float16"):
         ag.from_numpy(np.zeros(2, np.uint16))

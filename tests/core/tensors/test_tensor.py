@@ -30,7 +30,7 @@ def test_description():
     assert (t.itemsize, t.element_size(), t.nbytes, len(t)) == (8, 8, 192, 2)
     assert t.shape.numel() == 24
     assert t.is_floating_point()
-    assert t.device == "cpu"
+    assert t.device == ag.device("cpu")
     assert (t.stride(), t.stride(1)) == ((12, 4, 1), 4)
     assert ag.is_tensor(t)
     assert not ag.is_tensor(t.numpy())
