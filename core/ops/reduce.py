@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..dtypes import FLOATING
 from .base import Op
 from .elementwise import Grads
 
@@ -94,7 +95,7 @@ class Extreme(Op):
     def backward(self, grad: Array) -> Grads:
         x, y = self.saved
         top = expanded(y, x.shape, self.axes, self.keepdim)
-        hit = (x == top) | (np.isnan(x) & np.isnan(top)) if x.dtype.kind == "f" else x == top
+        hit = (x == top) | (np.isnan(x) & np.isnan(top)) if x.dtype.kind in FLOATING else x == top
         count = hit.sum(axis=self.axes, keepdims=self.keepdim)
         share = (grad / count).astype(grad.dtype, copy=False)
         return (hit * expanded(share, x.shape, self.axes, self.keepdim),)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import FLOATING
 from ..errors import ShapeError
 from ..tensors import Tensor
 
@@ -102,7 +103,7 @@ def _copy_for(param: Tensor, value: Any, key: str = "") -> Any:
         return type(value)(_copy_for(param, v, key) for v in value)
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
-    cast = key != "step" and param._array.dtype.kind == "f"
+    cast = key != "step" and param._array.dtype.kind in FLOATING
     dtype = param._array.dtype if cast else value._array.dtype
     return Tensor(np.array(value._array, dtype=dtype))
 

@@ -77,7 +77,12 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
 def _same_activation(a: TensorBase, b: TensorBase) -> bool:
     """Two float activations (N, C, ...) of one shape: their sum may meet a ReLU."""
     x, y = a._array, b._array
-    return x.ndim >= 3 and x.shape == y.shape and x.dtype == y.dtype and x.dtype.kind == "f"
+    return (
+        x.ndim >= 3
+        and x.shape == y.shape
+        and x.dtype == y.dtype
+        and x.dtype.kind in dtypes.FLOATING
+    )
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
@@ -126,7 +131,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
 
 def _divide_towards_zero(a: Any, b: Any) -> Any:
     _refuse_two_bools("div", a, b)
-    if promote.result_dtype(a, b).kind == "f":
+    if promote.result_dtype(a, b).kind in dtypes.FLOATING:
         return trunc(binary(elementwise.Div(), "div", a, b))
     quotient = floor_divide(a, b)  # exact, unlike the floating division
     below = ne(mul(quotient, b), a).logical_and(lt(quotient, 0))
@@ -179,7 +184,11 @@ def _remainder(function: Any, quotient: Any, name: str, a: Any, b: Any) -> Any:
 def pow(input: Any, exponent: Any) -> Any:
     """input ** exponent, broadcast."""
     if isinstance(exponent, int | float) and isinstance(input, TensorBase):
-        if exponent == 2 and not isinstance(exponent, bool) and input._array.dtype.kind in "fc":
+        if (
+            exponent == 2
+            and not isinstance(exponent, bool)
+            and input._array.dtype.kind in dtypes.DIFFERENTIABLE
+        ):
             return apply(elementwise.Square(), input)
         negative = isinstance(exponent, int) and exponent < 0
         if input._array.dtype.kind in "iu" and negative:

@@ -90,7 +90,7 @@ def _from_nested(data: Any) -> np.ndarray:
     if array.size == 0 and isinstance(data, list | tuple):
         return array.astype(dtypes.get_default_dtype().numpy)
     kind = array.dtype.kind
-    if kind == "f" and not _holds_numpy(data):
+    if kind in dtypes.FLOATING and not _holds_numpy(data):
         return array.astype(dtypes.get_default_dtype().numpy)
     if kind == "c" and not _holds_numpy(data):
         return array.astype(dtypes.scalar_dtype(1j))

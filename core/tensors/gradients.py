@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.engine import Run, run_hooks
+from ..dtypes import DIFFERENTIABLE
 from ..errors import GradientError, ShapeError
 from . import graph
 from .graph import TensorBase
@@ -39,7 +40,7 @@ class GradientMethods(TensorBase):
             raise GradientError(
                 "requires_grad can be switched off for leaf tensors only; use detach()"
             )
-        if value and self._array.dtype.kind not in "fc":
+        if value and self._array.dtype.kind not in DIFFERENTIABLE:
             raise GradientError(
                 f"only floating point tensors can require gradients, this one is {self.dtype}"
             )

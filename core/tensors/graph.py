@@ -22,6 +22,7 @@ import numpy as np
 
 from ..autograd.mode import mode
 from ..backend.silence import IGNORED, warnings_of_numpy
+from ..dtypes import DIFFERENTIABLE
 from ..errors import GradientError
 from ..ops.activation import ReLU
 from ..ops.base import Op
@@ -130,13 +131,13 @@ def _finish(op: Op, y: Any, arrays: list[Any], inputs: Sequence[Any], source: An
         op.shape = [part._array.shape for part in outs]
         op.dtype = [part._array.dtype for part in outs]
         for slot, part in enumerate(outs):
-            if part._array.dtype.kind in "fc":
+            if part._array.dtype.kind in DIFFERENTIABLE:
                 part._node, part._slot, part._requires_grad = op, slot, True
         _guard(op, arrays, inputs, [(part._array, part._version) for part in outs])
         return outs
     out = source._new(y)
     array = out._array
-    if array.dtype.kind in "fc":
+    if array.dtype.kind in DIFFERENTIABLE:
         out._node, out._requires_grad = op, True
         op.shape, op.dtype = array.shape, array.dtype
         if op.saved:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import DIFFERENTIABLE
 from ..errors import DtypeError
 from .graph import TensorBase
 from .promote import operator_of, plain
@@ -73,7 +74,9 @@ logical_xor = _compare(np.logical_xor, "logical_xor")
 def _bits(function: Any, name: str) -> Callable[..., Any]:
     def bits(input: Any, other: Any) -> Any:
         for v in (input, other):
-            if isinstance(v, float) or (isinstance(v, TensorBase) and v._array.dtype.kind in "fc"):
+            if isinstance(v, float) or (
+                isinstance(v, TensorBase) and v._array.dtype.kind in DIFFERENTIABLE
+            ):
                 raise DtypeError(f"{name}: expected integer or bool tensors")
         return plain(function, name, input, other)
 
@@ -89,7 +92,7 @@ bitwise_xor = _bits(np.bitwise_xor, "bitwise_xor")
 
 def bitwise_not(input: Any) -> Any:
     """Elementwise not of integers or bools."""
-    if input._array.dtype.kind in "fc":
+    if input._array.dtype.kind in DIFFERENTIABLE:
         raise TypeError("bitwise_not: expected an integer or bool tensor")
     return input._new(np.invert(input._array))
 

@@ -76,7 +76,7 @@ def _in_dtype(input: Any, dtype: Any) -> Any:
 
 
 def _need_floating(input: Any, name: str) -> None:
-    if input._array.dtype.kind not in "fc":
+    if input._array.dtype.kind not in dtypes.DIFFERENTIABLE:
         raise DtypeError(f"{name}: expected a floating point tensor, came {input.dtype}")
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ...dtypes import FLOATING
 from ..protocol import Array, Dims
 
 
@@ -88,7 +89,7 @@ class PoolKernels:
     ) -> tuple[Array, Any]:
         xp = self.xp
         y_shape = pooled_shape(x.shape, kernel, stride, padding, dilation, ceil_mode)
-        lowest = -math.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
+        lowest = -math.inf if x.dtype.kind in FLOATING else xp.iinfo(x.dtype).min
         windows = self._pool_windows(x, y_shape, kernel, stride, padding, dilation, lowest)
         flat = windows.reshape(*y_shape, math.prod(kernel))
         winner = flat.argmax(axis=-1)  # the first maximum; a NaN wins, as in PyTorch

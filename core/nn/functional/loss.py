@@ -35,7 +35,7 @@ def _pair(name: str, op: Any, input: Tensor, target: Tensor) -> Tensor:
     if not isinstance(target, Tensor):
         raise TypeError(f"{name}: expected a tensor as target, came {type(target).__name__}")
     a, b = promote.operands(name, input, target)
-    if a._array.dtype.kind not in "fc":
+    if a._array.dtype.kind not in dtypes.DIFFERENTIABLE:
         a, b = (cast(t, dtypes.get_default_dtype().numpy) for t in (a, b))
     try:
         return apply(op, a, b)
@@ -212,7 +212,7 @@ def cross_entropy(
         raise OptionError(
             f"cross_entropy: expected label_smoothing within 0..1, came {label_smoothing}"
         )
-    if target._array.dtype.kind == "f":
+    if target._array.dtype.kind in dtypes.FLOATING:
         _check_pair("cross_entropy", input, target)
         if input.ndim == 1:
             whole = "sum" if reduction == "mean" else reduction

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...dtypes import FLOATING
 from ...errors import ShapeError
 from ...ops.pool import AdaptivePool, AvgPool, MaxPool
 from ...ops.reduce import Pick
@@ -81,7 +82,7 @@ def _max_indices(
         room = n + 2 * p - d * (k - 1) - 1
         count = (-(-room // s) if ceil_mode else room // s) + 1
         out.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
-    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    lowest = -np.inf if x.dtype.kind in FLOATING else np.iinfo(x.dtype).min
     plane = np.arange(int(np.prod(spatial)), dtype=np.int64).reshape(spatial)
     best = np.full((*x.shape[:2], *out), lowest, x.dtype)
     where = np.zeros(best.shape, np.int64)

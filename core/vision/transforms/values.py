@@ -71,12 +71,12 @@ class ConvertImageDtype(Transform):
         target = dtypes.to_numpy(self.dtype)
         if array.dtype == target:
             return array
-        if target.kind == "f":
-            if array.dtype.kind == "f":
+        if target.kind in dtypes.FLOATING:
+            if array.dtype.kind in dtypes.FLOATING:
                 return array.astype(target)
             return array.astype(target) / target.type(np.iinfo(array.dtype).max)
         top = np.iinfo(target).max
-        if array.dtype.kind == "f":
+        if array.dtype.kind in dtypes.FLOATING:
             # Source: torchvision; the small number keeps 1.0 from rounding past the maximum.
             return (array * (top + 1.0 - 1e-3)).astype(target)
         shift = np.iinfo(array.dtype).max.bit_length() - int(top).bit_length()
@@ -129,7 +129,7 @@ class Normalize(Transform):
         return tensor
 
     def _check(self, array: np.ndarray) -> None:
-        if array.dtype.kind != "f":
+        if array.dtype.kind not in dtypes.FLOATING:
             raise DtypeError(
                 f"Normalize: expected a floating tensor, came {array.dtype}; put ToTensor or "
                 "ConvertImageDtype first"
