@@ -20,6 +20,8 @@ _SQRT_2_PI = math.sqrt(2 / math.pi)
 class ReLU(Op):
     """max(x, 0); the gradient at 0 is 0."""
 
+    takes_half = True
+
     def forward(self, x: Array) -> Array:
         y = backend.of(x).relu_forward(x)
         if self.needs[0]:
@@ -34,6 +36,7 @@ class ReLU(Op):
 class AddActivations(Op):
     """a + b of equal shapes, where a ReLU may follow; see Note [Pending outputs]."""
 
+    takes_half = True
     deferred: Any = None
 
     def __init__(self, relu: bool = False) -> None:

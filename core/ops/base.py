@@ -53,6 +53,9 @@ class Op:
     writes_out: tuple[int, ...] = ()
     # True when `backward` returns arrays that nobody else holds, so that a leaf may keep them.
     fresh_grads = False
+    # True when the op serves float16 and bfloat16 itself: it only moves elements, or its kernel
+    # handles them. Others get float32 copies. See Note [Half precision] in `dtypes.py`.
+    takes_half = False
 
     needs: tuple[bool, ...] = _NO_NEEDS
     saved: Any = ()  # a tuple while `backward` may run; the engine checks before it does
@@ -165,5 +168,6 @@ def reduced(grad: Array, shape: tuple[int, ...]) -> Array:
         i + extra for i, s in enumerate(shape) if s == 1 and grad.shape[i + extra] != 1
     )
     if axes:
-        grad = grad.sum(axis=axes, keepdims=True)
+        wide = np.float32 if grad.itemsize == 2 else None  # half sums would lose small addends
+        grad = grad.sum(axis=axes, keepdims=True, dtype=wide)
     return grad.reshape(shape)

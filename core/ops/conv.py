@@ -16,6 +16,7 @@ from .elementwise import Grads
 class Conv(Op):
     """Cross-correlation (x, weight, bias); a following ReLU may be absorbed."""
 
+    takes_half = True
     fresh_grads = True
     writes_out = (1,)
     deferred: Any = None

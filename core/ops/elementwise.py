@@ -136,6 +136,8 @@ class Minimum(Maximum):
 class Where(Op):
     """a where condition holds, else b."""
 
+    takes_half = True
+
     def forward(self, condition: Array, a: Any, b: Any) -> Array:
         self.saved = (condition,)
         return np.where(condition, a, b)
@@ -150,6 +152,8 @@ class Where(Op):
 class Cast(Op):
     """The same values in another dtype."""
 
+    takes_half = True
+
     def __init__(self, to: np.dtype[Any]) -> None:
         self.to = to
 
@@ -162,6 +166,8 @@ class Cast(Op):
 
 class Clone(Op):
     """A copy in row-major memory."""
+
+    takes_half = True
 
     def forward(self, x: Array) -> Array:
         return np.array(x, order="C")

@@ -15,6 +15,7 @@ from .elementwise import Grads
 class MatMul(Op):
     """a @ b for two or more dimensions each; leading ones broadcast."""
 
+    takes_half = True
     fresh_grads = True
     writes_out = (1,)
 
@@ -55,6 +56,7 @@ class Dot(Op):
 class Linear(Op):
     """x @ weight.T + bias over the last axis; a following ReLU may be absorbed."""
 
+    takes_half = True
     fresh_grads = True
     writes_out = (1,)
     deferred: Any = None

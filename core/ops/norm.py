@@ -20,6 +20,7 @@ class BatchNorm(Op):
             running statistics.
     """
 
+    takes_half = True
     fresh_grads = True
     deferred: Any = None
 
@@ -59,6 +60,7 @@ class BatchNormInference(Op):
         mean, var: one value per channel, in memory of their own: the op may run later.
     """
 
+    takes_half = True
     deferred: Any = None
 
     def __init__(self, mean: Array, var: Array, eps: float, relu: bool = False) -> None:

@@ -15,6 +15,8 @@ from .elementwise import Grads
 class MaxPool(Op):
     """Maximum of each window."""
 
+    takes_half = True
+
     def __init__(
         self, kernel: Dims, stride: Dims, padding: Dims, dilation: Dims, ceil_mode: bool
     ) -> None:
@@ -36,6 +38,8 @@ class MaxPool(Op):
 
 class AvgPool(Op):
     """Mean of each window."""
+
+    takes_half = True
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ from .elementwise import Grads
 class Reshape(Op):
     """The same elements in another shape (a view where memory allows)."""
 
+    takes_half = True
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.to = shape
 
@@ -28,6 +30,8 @@ class Reshape(Op):
 
 class Permute(Op):
     """Axes in another order, as a view."""
+
+    takes_half = True
 
     def __init__(self, axes: tuple[int, ...]) -> None:
         self.axes = axes
@@ -45,6 +49,8 @@ class Permute(Op):
 class Expand(Op):
     """Repeat dimensions of size 1 without copying; the engine sums the gradient back."""
 
+    takes_half = True
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.to = shape
 
@@ -59,6 +65,8 @@ class Expand(Op):
 
 class Slice(Op):
     """Basic indexing (integers, slices, None, ...): a view."""
+
+    takes_half = True
 
     def __init__(self, key: Any) -> None:
         self.key = key
@@ -75,6 +83,8 @@ class Slice(Op):
 
 class Diagonal(Op):
     """The diagonal of two axes, as a view."""
+
+    takes_half = True
 
     def __init__(self, offset: int, axis1: int, axis2: int) -> None:
         self.offset, self.axis1, self.axis2 = offset, axis1, axis2
@@ -93,8 +103,31 @@ class Diagonal(Op):
         return (full,)
 
 
+class DiagEmbed(Op):
+    """The last axis written to a diagonal of two new axes, zeros elsewhere."""
+
+    def __init__(self, offset: int, axis1: int, axis2: int) -> None:
+        self.offset, self.axis1, self.axis2 = offset, axis1, axis2
+
+    def forward(self, x: Array) -> Array:
+        n = x.shape[-1] + abs(self.offset)
+        shape = list(x.shape[:-1])
+        for axis in sorted((self.axis1, self.axis2)):
+            shape.insert(axis, n)
+        full = np.zeros(shape, x.dtype)
+        diagonal = np.diagonal(full, self.offset, self.axis1, self.axis2)
+        diagonal.flags.writeable = True
+        diagonal[...] = x
+        return full
+
+    def backward(self, grad: Array) -> Grads:
+        return (np.diagonal(grad, self.offset, self.axis1, self.axis2),)
+
+
 class Cat(Op):
     """Tensors joined along an axis."""
+
+    takes_half = True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
@@ -111,6 +144,8 @@ class Cat(Op):
 class Stack(Op):
     """Tensors of one shape joined along a new axis."""
 
+    takes_half = True
+
     def __init__(self, axis: int) -> None:
         self.axis = axis
 
@@ -124,6 +159,8 @@ class Stack(Op):
 class Flip(Op):
     """Reversed order along axes."""
 
+    takes_half = True
+
     def __init__(self, axes: tuple[int, ...]) -> None:
         self.axes = axes
 
@@ -136,6 +173,8 @@ class Flip(Op):
 
 class Roll(Op):
     """Elements shifted cyclically along axes (None: over the flattened tensor)."""
+
+    takes_half = True
 
     def __init__(self, shifts: tuple[int, ...], axes: tuple[int, ...] | None) -> None:
         self.shifts, self.axes = shifts, axes
@@ -189,7 +228,11 @@ class Pad(Op):
         widths = [(max(b, 0), max(a, 0)) for b, a in self.margins]
         x = x[self._crop()]
         if self.mode == "constant":
-            return np.pad(x, widths, constant_values=self.value)
+            sizes = zip(x.shape, widths, strict=True)
+            y = np.full([b + n + a for n, (b, a) in sizes], self.value, x.dtype)
+            inner = zip(x.shape, widths, strict=True)
+            y[tuple(slice(b, b + n) for n, (b, _) in inner)] = x
+            return y
         return np.pad(x, widths, mode=self.modes[self.mode])
 
     def backward(self, grad: Array) -> Grads:

@@ -24,6 +24,8 @@ class Watch(Op):
         on_grads: gradients (None for results that nobody used) -> gradients.
     """
 
+    takes_half = True
+
     def __init__(self, count: int, on_grads: Callable[[Gradients], Gradients]) -> None:
         self.outputs = count  # type: ignore[misc]  # one op class serves any number of results
         self.on_grads = on_grads

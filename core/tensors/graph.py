@@ -22,10 +22,11 @@ import numpy as np
 
 from ..autograd.mode import mode
 from ..backend.silence import IGNORED, warnings_of_numpy
-from ..dtypes import DIFFERENTIABLE
+from ..dtypes import DIFFERENTIABLE, is_half
 from ..errors import GradientError
 from ..ops.activation import ReLU
 from ..ops.base import Op
+from .halves import in_float32
 
 
 class TensorBase:
@@ -80,7 +81,10 @@ def apply(op: Op, *inputs: Any) -> Any:
     source: Any = None
     for t in inputs:
         if isinstance(t, TensorBase):
-            arrays.append(t._array)
+            array = t._array
+            if array.itemsize == 2 and not op.takes_half and is_half(array.dtype):
+                return in_float32(apply, op, inputs)
+            arrays.append(array)
             if t._requires_grad or (t._base is not None and joined(t)):
                 record = True
             source = t
@@ -97,12 +101,25 @@ def apply(op: Op, *inputs: Any) -> Any:
     if record:
         return _finish(op, y, arrays, inputs, source)
     if op.outputs > 1:
-        return tuple(source._new(part) for part in y)
-    return source._new(y)
+        outs = tuple(source._new(part) for part in y)
+        return tuple(map(untracked, outs)) if mode.inference else outs
+    return untracked(source._new(y)) if mode.inference else source._new(y)
+
+
+class Untracked(list[int]):
+    """The version counter of a tensor made in `inference_mode`: nobody may rely on it."""
+
+
+def untracked(t: Any) -> Any:
+    """Mark the new tensor `t` as made in `inference_mode`."""
+    t._version = Untracked((0,))
+    return t
 
 
 def link(op: Op, inputs: tuple[Any, ...]) -> None:
     """Enter `op` into the graph behind the nodes of its inputs."""
+    if mode.anomaly is not None:
+        mode.anomaly.note(op)
     if len(inputs) == 1:  # the usual case, without loops
         t = inputs[0]
         node = t._node if t._base is None else node_of(t)
@@ -157,6 +174,12 @@ def _guard(op: Op, arrays: list[Any], inputs: Sequence[Any], outs: Any) -> None:
                 version = t._version if isinstance(t, TensorBase) else t
                 if type(version) is list:
                     guards.append((version, version[0], position, index, array.shape))
+                elif type(version) is Untracked:
+                    raise GradientError(
+                        f"{op.op_name}: inference tensors cannot be saved for backward; input "
+                        f"{index} of shape {array.shape} was made in inference_mode(). clone() it "
+                        "outside, or use no_grad() there."
+                    )
                 break
         else:
             for array, version in outs:
@@ -262,6 +285,7 @@ def absorb_relu(t: TensorBase) -> Any:
         return job.source._new(job.run(fused))
     fused.needs = op.needs
     fused.link(op.parents, op.slots)
+    fused.trace = op.trace
     op.twins = (*op.twins, weakref.ref(fused))
     return _finish(fused, job.run(fused), job.arrays, job.versions, job.source)
 
@@ -412,6 +436,8 @@ def place_of(t: TensorBase, root: TensorBase) -> Place:
 
 class AsStrided(Op):
     """A view of its input's memory at a given place."""
+
+    takes_half = True
 
     def __init__(self, place: Place) -> None:
         self.place = place

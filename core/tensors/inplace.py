@@ -16,6 +16,7 @@ from ..ops.base import Op
 from .graph import (
     Place,
     TensorBase,
+    Untracked,
     compute_all,
     joined,
     link,
@@ -27,6 +28,8 @@ from .graph import (
 
 class AssignView(Op):
     """A tensor of which a region was overwritten. Inputs: the tensor before, the new value."""
+
+    takes_half = True
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -48,6 +51,11 @@ def check_in_place(t: TensorBase, name: str) -> None:
     compute_all()
     if t._base is not None:
         joined(t)
+    if type(t._version) is Untracked and not mode.inference:
+        raise GradientError(
+            f"{name}: a tensor made in inference_mode() cannot be changed in place outside of it; "
+            "clone() it first"
+        )
     if not mode.enabled:
         return
     root = root_of_history(t)
