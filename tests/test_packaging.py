@@ -97,9 +97,8 @@ def test_demo_trains_from_the_installed_wheel(wheel, tmp_path):
     call(*install, timeout=INSTALL_TIMEOUT_S)
     shutil.copy(ROOT / "examples" / "digits" / "train.py", tmp_path)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    where = call(
-        str(python), "-c", "import allgrad; print(allgrad.__file__)", timeout=60, cwd=tmp_path
-    )
+    print_file = "import allgrad; print(allgrad.__file__)"
+    where = call(str(python), "-c", print_file, timeout=60, cwd=tmp_path, env=kept)
     assert str(tmp_path) in where
     options = ("--synthetic", "--epochs", "2", "--no-plot", "--no-progress")
     command = (str(python.parent / "allgrad"), "run", "-n", "2", "train.py", *options)
