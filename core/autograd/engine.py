@@ -23,6 +23,7 @@ import numpy as np
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..errors import GradientError
 from ..ops.base import Op, in_dtype, reduced
+from .mode import mode
 
 
 class _Runs(threading.local):
@@ -63,7 +64,9 @@ class Run:
         self.grads: dict[Op, Any] = {}
         self.uses: dict[Any, int] = {}
         self.touched: dict[Any, None] = {}
-        self.partial: dict[Any, np.ndarray] = {}  # sums for leaves with hooks
+        self.partial: dict[Any, Any] = {}  # sums for leaves with hooks
+        self.leading: set[Any] = set()  # nodes from which a captured gradient is reached
+        self.anomaly = mode.anomaly  # see `anomaly_mode.py`
 
     def execute(self, roots: Sequence[tuple[Any, int, np.ndarray]]) -> None:
         """Run from `roots`, triples of (node, output slot, gradient)."""
@@ -74,9 +77,10 @@ class Run:
             for node, slot, grad in roots:
                 self._deliver(node, slot, grad, False)
             heap, grads = self.heap, self.grads
+            process = self._process if self.anomaly is None else self._process_watched
             while heap:
                 node = heappop(heap)[1]
-                self._process(node, grads.pop(node))
+                process(node, grads.pop(node))
             # A leaf some of whose consumers gave no gradient is complete only now.
             for leaf in list(self.touched):
                 self._leaf_ready(leaf)
@@ -105,24 +109,68 @@ class Run:
                 elif parent not in seen:
                     seen.add(parent)
                     stack.append(parent)
+        if self.captured is not None:
+            for node in sorted(seen, key=lambda n: n.order):
+                if any(self._leads(parent) for parent in node.parents):
+                    self.leading.add(node)
+
+    def _leads(self, parent: Any) -> bool:
+        """Whether a captured gradient is at or behind `parent`."""
+        return parent is not None and (parent in self.captured or parent in self.leading)
 
     def _process(self, node: Op, grad: Any) -> None:
         if node.hooks is not None:
             grad = _run_hooks(node, grad)
-        if self.captured is not None and node in self.captured:
-            self._capture(node, grad)
+        if self.captured is not None:
+            self._process_captured(node, grad)
+            return
         if node.guards or node.saved is None:
             node.check_saved()
         if node.writes_out:
             self._offer_outputs(node)
         results = node.backward(grad)
         del grad  # so that an array nobody else holds can be reused by the accumulation below
+        if self.anomaly is not None:
+            self.anomaly.check(node, results)
         if not self.retain_graph:
             node.release()
         slots = node.slots
         for index, parent in enumerate(node.parents):
             if parent is not None:
                 self._deliver(parent, slots[index], results[index], node.fresh_grads)
+
+    def _process_captured(self, node: Op, grad: Any) -> None:
+        """Like `_process`, but only on the way to a captured gradient."""
+        if node in self.captured:
+            self._capture(node, grad)
+        if node not in self.leading:
+            return
+        if node.guards or node.saved is None:
+            node.check_saved()
+        wanted, node.out = node.needs, None
+        node.needs = self._wanted(node)
+        try:
+            results = node.backward(grad)
+        finally:
+            node.needs = wanted
+        if self.anomaly is not None:
+            self.anomaly.check(node, results)
+        if not self.retain_graph:
+            node.release()
+        for parent, slot, result in zip(node.parents, node.slots, results, strict=False):
+            if self._leads(parent):
+                self._deliver(parent, slot, result, False)
+
+    def _wanted(self, node: Op) -> tuple[bool, ...]:
+        """Per input of `node`, whether a captured gradient is at or behind it."""
+        return tuple(self._leads(parent) for parent in node.parents)
+
+    def _process_watched(self, node: Op, grad: Any) -> None:
+        try:
+            self._process(node, grad)
+        except Exception as error:
+            self.anomaly.explain(node, error)
+            raise
 
     def _offer_outputs(self, node: Op) -> None:
         out = None

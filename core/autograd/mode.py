@@ -14,6 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class _Mode(threading.local):
     enabled = True
+    inference = False  # inside `inference_mode`; `enabled` is False then
+    anomaly: Any = None  # while anomalies are detected, an object of `anomaly_mode.py`
 
 
 mode = _Mode()

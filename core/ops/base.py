@@ -42,6 +42,8 @@ class Op:
         twins: weak references to the ops that do this one's work and a ReLU.
         out: per input, where a weight gradient may be written directly (see `writes_out`).
         restore: called when `saved` is None, to fill it again (`utils.checkpoint`), or None.
+        second_order: this op's rule for gradients with a graph, where it is not in the tables of
+            `tensors/double_backward`.
         trace: where the user called this op, noted while anomalies are detected, or None.
         guards: (version counter, expected version, index into `saved`, index of the input or -1
             for the result, shape) of every saved array that could be changed in place.
@@ -69,6 +71,7 @@ class Op:
     out: Any = None
     restore: Any = None
     trace: Any = None
+    second_order: Any = None
     order = -1
 
     def forward(self, *arrays: Any) -> Any:

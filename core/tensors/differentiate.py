@@ -5,13 +5,14 @@ May import: tensor, graph, autograd.engine, errors.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autograd.engine import Run
-from ..errors import GradientError
+from ..errors import ArgumentError, GradientError
 from . import graph
 from .gradients import root_of
 from .tensor import Tensor
@@ -23,12 +24,24 @@ def _listed(value: Any) -> list[Any]:
     return [value] if isinstance(value, Tensor) or value is None else list(value)
 
 
-def _roots(name: str, tensors: Tensors, gradients: Any) -> list[Any]:
+def _run(
+    name: str,
+    tensors: Tensors,
+    gradients: Any,
+    retain_graph: bool | None,
+    create_graph: bool,
+    captured: dict[Any, Any] | None,
+) -> None:
     outputs = _listed(tensors)
     given = _listed(gradients) if gradients is not None else [None] * len(outputs)
     if len(given) != len(outputs):
         raise GradientError(f"{name}: {len(given)} gradients for {len(outputs)} tensors")
-    return [root_of(t, g) for t, g in zip(outputs, given, strict=True)]
+    kind = Run
+    if create_graph:  # see Note [Double backward]
+        kind = importlib.import_module(f"{__package__}.double_backward.run").TensorRun
+    retain = create_graph if retain_graph is None else bool(retain_graph)
+    roots = [root_of(t, g, create_graph) for t, g in zip(outputs, given, strict=True)]
+    kind(retain, captured).execute(roots)
 
 
 def backward(
@@ -36,13 +49,16 @@ def backward(
     grad_tensors: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    grad_variables: Any = None,
+    inputs: Any = None,
 ) -> None:
     """`Tensor.backward` from several tensors at once.
 
     Args:
         tensors: one tensor, or several.
         grad_tensors: for each of them its gradient, or None for a scalar.
-        retain_graph, create_graph: see `Tensor.backward`.
+        retain_graph, create_graph, inputs: see `Tensor.backward`.
+        grad_variables: old name of `grad_tensors`.
 
     Raises:
         RuntimeError: see `Tensor.backward`.
@@ -53,9 +69,33 @@ def backward(
     >>> w.grad
     tensor(7.)
     """
-    if create_graph:
-        raise GradientError("backward: create_graph=True is not supported")
-    Run(bool(retain_graph)).execute(_roots("backward", tensors, grad_tensors))
+    if grad_variables is not None:
+        if grad_tensors is not None:
+            raise GradientError(
+                "backward: grad_variables is the old name of grad_tensors; give one"
+            )
+        grad_tensors = grad_variables
+    if inputs is None:
+        _run("backward", tensors, grad_tensors, retain_graph, create_graph, None)
+        return
+    wanted = _listed(inputs)
+    if not wanted:
+        raise GradientError(
+            "backward: inputs is empty; leave it out for the gradients of all leaves"
+        )
+    captured = _capture("backward", wanted)
+    _run("backward", tensors, grad_tensors, retain_graph, create_graph, captured)
+    done: list[Any] = []
+    for t in wanted:
+        found = None if any(t is d for d in done) else _found(t, captured)
+        done.append(t)
+        if found is None:
+            continue
+        if create_graph:
+            t.accumulate_tensor(found)
+        else:
+            t.accumulate_grad(found, False)
+        t.run_ready_hooks()
 
 
 def grad(
@@ -64,7 +104,9 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `outputs` for `inputs`; no `.grad` is touched.
 
@@ -74,40 +116,65 @@ def grad(
         grad_outputs: for each output its gradient, or None for a scalar.
         retain_graph, create_graph: see `Tensor.backward`.
         allow_unused: give None for an input that no output depends on, instead of an error.
+        is_grads_batched: not supported; take the gradients one by one.
+        materialize_grads: give zeros instead of None.
 
     Raises:
         RuntimeError: an input does not require grad, or is not used; see also `Tensor.backward`.
+        ValueError: `allow_unused=False` together with `materialize_grads`.
 
     >>> import allgrad as ag
     >>> x = ag.tensor([1.0, 2.0], requires_grad=True)
-    >>> ag.autograd.grad((x * x).sum(), x)
-    (tensor([2., 4.]),)
+    >>> (slope,) = ag.autograd.grad((x**3).sum(), x, create_graph=True)
+    >>> ag.autograd.grad(slope.sum(), x)
+    (tensor([ 6., 12.]),)
     """
-    if create_graph:
-        raise GradientError("grad: create_graph=True is not supported")
+    if is_grads_batched:
+        raise NotImplementedError(
+            "grad: is_grads_batched=True is not supported; call grad once for each gradient"
+        )
+    if materialize_grads and allow_unused is False:
+        raise ArgumentError("grad: allow_unused=False contradicts materialize_grads=True")
     wanted = _listed(inputs)
+    captured = _capture("grad", wanted)
+    _run("grad", outputs, grad_outputs, retain_graph, create_graph, captured)
+    results = []
+    for i, t in enumerate(wanted):
+        found = _found(t, captured)
+        if found is None and materialize_grads:
+            found = np.zeros(t._array.shape, t._array.dtype)
+        elif found is None and not allow_unused:
+            raise GradientError(
+                f"grad: input {i} of shape {tuple(t.shape)} was not used to compute the outputs; "
+                "allow_unused=True gives None for it"
+            )
+        if isinstance(found, np.ndarray | np.generic):
+            found = Tensor(np.array(found, order="C"))
+        results.append(found)
+    return tuple(results)
+
+
+def _capture(name: str, wanted: list[Any]) -> dict[Any, Any]:
+    """Where a run shall put the gradients of `wanted`."""
     captured: dict[Any, Any] = {}
     for i, t in enumerate(wanted):
         if not t.requires_grad:
-            raise GradientError(f"grad: input {i} of shape {tuple(t.shape)} does not require grad")
+            raise GradientError(
+                f"{name}: input {i} of shape {tuple(t.shape)} does not require grad"
+            )
         node = graph.node_of(t)
         if node is None:
             captured[t] = None
         else:
             graph.separate(t)
             captured.setdefault(node, {})[t._slot] = None
-    Run(bool(retain_graph), captured).execute(_roots("grad", outputs, grad_outputs))
-    return tuple(_result(i, t, captured, allow_unused) for i, t in enumerate(wanted))
+    return captured
 
 
-def _result(i: int, t: Tensor, captured: dict[Any, Any], allow_unused: bool) -> Tensor | None:
+def _found(t: Tensor, captured: dict[Any, Any]) -> Any:
+    """The gradient of `t`, an array or a tensor, or None."""
     node = graph.node_of(t)
-    array = captured[t] if node is None else captured[node][t._slot]
-    if array is None:
-        if allow_unused:
-            return None
-        raise GradientError(
-            f"grad: input {i} of shape {tuple(t.shape)} was not used to compute the outputs; "
-            "allow_unused=True gives None for it"
-        )
-    return Tensor(np.array(t.run_hooks(array) if node is None else array, order="C"))
+    if node is not None:
+        return captured[node][t._slot]
+    found = captured[t]
+    return None if found is None else t.run_hooks(found)

@@ -1,10 +1,11 @@
 """The gradient of a tensor: its flags, its hooks, and what the engine calls on a leaf.
 
-May import: graph, autograd.engine, errors.
+May import: graph, promote, autograd.engine, errors.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import weakref
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..autograd.engine import Run, run_hooks
+from ..autograd.mode import mode
 from ..dtypes import DIFFERENTIABLE
 from ..errors import GradientError, ShapeError
 from . import graph
 from .graph import TensorBase
+from .promote import cast
 
 
 class GradientMethods(TensorBase):
@@ -44,7 +47,21 @@ class GradientMethods(TensorBase):
             raise GradientError(
                 f"only floating point tensors can require gradients, this one is {self.dtype}"
             )
+        if value and self.is_inference() and not mode.inference:
+            raise GradientError(
+                "requires_grad: a tensor made in inference_mode() cannot require gradients outside "
+                "of it; clone() it first"
+            )
         self._requires_grad = bool(value)
+
+    def is_inference(self) -> bool:
+        """Whether this tensor was made in `inference_mode`."""
+        return type(self._version) is graph.Untracked
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad()` was called on this non-leaf tensor."""
+        return self._retains_grad
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """Set `requires_grad`; returns self."""
@@ -83,11 +100,15 @@ class GradientMethods(TensorBase):
         graph.separate(self)
         me = weakref.ref(self)  # the node must not keep the tensor alive
 
-        def keep(grad: np.ndarray) -> np.ndarray:
+        def keep(grad: Any) -> Any:
             t = me()
-            if t is not None and t._grad is None:
+            if t is None:
+                return grad
+            if isinstance(grad, TensorBase):  # a run with create_graph=True
+                t._grad = grad if t._grad is None else t._grad + grad
+            elif t._grad is None:
                 t._grad = t._new(np.array(grad, order="C"))
-            elif t is not None:
+            else:
                 t._grad._array += grad
             return grad
 
@@ -108,15 +129,18 @@ class GradientMethods(TensorBase):
 
         new = self._new  # the hook must not keep the tensor alive
 
-        def on_array(grad: np.ndarray) -> np.ndarray:
-            result = hook(new(grad))
+        def on_array(grad: Any) -> Any:
+            recorded = isinstance(grad, TensorBase)  # a run with create_graph=True
+            result = hook(grad if recorded else new(grad))
             if result is None:
                 return grad
-            if not isinstance(result, TensorBase) or result._array.shape != grad.shape:
+            if not isinstance(result, TensorBase) or result.shape != grad.shape:
                 raise GradientError(
                     f"register_hook: expected the hook to return None or a tensor of shape "
-                    f"{grad.shape}, came {result!r}"
+                    f"{tuple(grad.shape)}, came {result!r}"
                 )
+            if recorded:
+                return cast(result, grad._array.dtype)
             return result._array.astype(grad.dtype, copy=False)
 
         node = graph.node_of(self)
@@ -154,7 +178,7 @@ class GradientMethods(TensorBase):
         """Whether somebody wants to see, or to change, the gradient of this run."""
         return bool(self._hooks)
 
-    def run_hooks(self, grad: np.ndarray) -> np.ndarray:
+    def run_hooks(self, grad: Any) -> Any:
         """Pass the whole gradient of this run through the hooks, in order of registration."""
         return run_hooks(self._hooks or {}, grad)
 
@@ -174,6 +198,10 @@ class GradientMethods(TensorBase):
             grad = np.array(grad, order="C")
         self._grad = self._new(grad)
 
+    def accumulate_tensor(self, grad: Any) -> None:
+        """Add `grad`, a tensor with a graph of its own, so that the sum has one too."""
+        self._grad = grad.clone() if self._grad is None else self._grad + grad
+
     def run_ready_hooks(self) -> None:
         """Tell those who wait for this leaf's gradient that it is complete."""
         if self._ready_hooks is not None:
@@ -183,34 +211,44 @@ class GradientMethods(TensorBase):
     def backward(
         self,
         gradient: Any = None,
-        retain_graph: bool = False,
+        retain_graph: bool | None = None,
         create_graph: bool = False,
+        inputs: Any = None,
     ) -> None:
         """Compute the gradient of this tensor for every leaf that requires one, and add it up.
 
         Args:
             gradient: gradient of the final result for this tensor, of its shape; may be left
                 out for a scalar.
-            retain_graph: keep the graph for a second backward.
-            create_graph: differentiable gradients; not supported.
+            retain_graph: keep the graph for a second backward; as `create_graph` by default.
+            create_graph: the gradients get a graph of their own, to be differentiated again.
+            inputs: compute the gradients of these tensors alone (one, or several).
 
         Raises:
             RuntimeError: no gradient is required, a gradient must be given, shapes differ, the
-                graph was freed, or a needed tensor was modified in place.
+                graph was freed, a needed tensor was modified in place, or an op has no second
+                derivative.
         """
-        if create_graph:
-            raise GradientError("backward: create_graph=True is not supported")
-        Run(retain_graph).execute([root_of(self, gradient)])
+        if create_graph or inputs is not None:
+            several = importlib.import_module(f"{__package__}.differentiate")
+            several.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+            return
+        Run(bool(retain_graph)).execute([root_of(self, gradient)])
 
 
-def root_of(tensor: Any, gradient: Any) -> tuple[Any, int, np.ndarray]:
-    """(node, slot, gradient array) from which a backward run starts."""
+def root_of(tensor: Any, gradient: Any, recorded: bool = False) -> tuple[Any, int, Any]:
+    """(node, slot, gradient) from which a backward run starts.
+
+    Args:
+        recorded: the gradient stays a tensor, connected to its own graph; else it is an array.
+    """
     array = tensor._array
     if not tensor.requires_grad:
         raise GradientError(
             "backward: this tensor does not require grad and has no grad_fn. Was it computed "
             "under no_grad(), or do none of the parameters require grad?"
         )
+    grad: Any
     if gradient is None:
         if array.size != 1:
             raise GradientError(
@@ -232,10 +270,14 @@ def root_of(tensor: Any, gradient: Any) -> tuple[Any, int, np.ndarray]:
                 f"backward: a {tensor.dtype} tensor was given a {gradient.dtype} gradient; both "
                 "must be complex, or neither"
             )
-        if grad.dtype != array.dtype:
+        if recorded:
+            grad = cast(gradient, array.dtype)
+        elif grad.dtype != array.dtype:
             grad = grad.astype(array.dtype)
     graph.compute_all()
     node = graph.node_of(tensor)
+    if recorded and gradient is None:
+        grad = tensor._new(grad)
     return (tensor if node is None else node), tensor._slot, grad
 
 

@@ -1,0 +1,206 @@
+"""Second-order rules of ops that move elements: their gradients move them back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ops import index, shape, windows
+from ...ops.embedding import Embedding
+from ...ops.maps import LinearMap, gradient_map, transposable
+from .. import graph, inplace, shaping
+from ..graph import apply
+from . import Rule
+from .elementwise import unchanged
+from .functions import complex_too
+from .node import Node
+
+
+def linear(node: Node, at: int, *others: Any) -> LinearMap:
+    """The gradient of an op that is linear in input `at`, as a map."""
+    return transposable(node.op, at, *others)
+
+
+@complex_too
+def moved(node: Node, grad: Any) -> tuple[Any]:
+    """The rule of an op that is linear in its only input."""
+    return (apply(linear(node, 0), grad),)
+
+
+@complex_too
+def _reshape(node: Node, grad: Any) -> tuple[Any]:
+    return (shaping.reshape(grad, node.op.input_shape),)
+
+
+@complex_too
+def _permute(node: Node, grad: Any) -> tuple[Any]:
+    axes = node.op.axes
+    return (shaping.permute(grad, tuple(int(i) for i in np.argsort(axes))),)
+
+
+@complex_too
+def _cat(node: Node, grad: Any) -> tuple[Any, ...]:
+    ends = np.cumsum(node.op.sizes)
+    before = (slice(None),) * node.op.axis
+    parts = zip(ends, node.op.sizes, strict=True)
+    return tuple(grad[(*before, slice(int(end - n), int(end)))] for end, n in parts)
+
+
+@complex_too
+def _stack(node: Node, grad: Any) -> tuple[Any, ...]:
+    return tuple(shaping.movedim(grad, node.op.axis, 0))
+
+
+@complex_too
+def _pad(node: Node, grad: Any) -> tuple[Any]:
+    def margins_of(x: Any) -> Any:
+        op = shape.Pad(node.op.margins, node.op.mode, 0)  # only the part that is linear in x
+        return op.forward(x)
+
+    return (apply(gradient_map(node.op, 0, margins_of), grad),)
+
+
+@complex_too
+def _as_strided(node: Node, grad: Any) -> tuple[Any]:
+    place = node.op.place
+
+    def part_of(x: Any) -> Any:
+        whole, part = place.memory(x.dtype, zeros=False)
+        whole[...] = x
+        return part
+
+    return (apply(gradient_map(node.op, 0, part_of), grad),)
+
+
+@complex_too
+def _assign_view(node: Node, grad: Any) -> tuple[Any, Any]:
+    place = node.op.place
+
+    def outside(x: Any) -> Any:
+        whole, part = place.memory(x.dtype, zeros=False)
+        whole[...] = x
+        part[...] = 0
+        return whole
+
+    def inside(x: Any) -> Any:
+        whole, part = place.memory(x.dtype, zeros=True)
+        part[...] = x
+        return whole
+
+    return (
+        apply(gradient_map(node.op, 0, outside), grad) if node.needs[0] else None,
+        apply(gradient_map(node.op, 1, inside), grad) if node.needs[1] else None,
+    )
+
+
+@complex_too
+def _assign(node: Node, grad: Any) -> tuple[Any, Any]:
+    op = node.op
+
+    def outside(x: Any) -> Any:
+        y = np.array(x, order="C")
+        y[op.key] = 0
+        return y
+
+    def inside(x: Any) -> Any:
+        y = np.zeros(op.shape, x.dtype)
+        y[op.key] = x
+        return y
+
+    return (
+        apply(gradient_map(op, 0, outside), grad) if node.needs[0] else None,
+        apply(gradient_map(op, 1, inside), grad) if node.needs[1] else None,
+    )
+
+
+@complex_too
+def _gather(node: Node, grad: Any) -> tuple[Any, None]:
+    return apply(linear(node, 0, node.saved[0]), grad), None
+
+
+@complex_too
+def _scatter(node: Node, grad: Any) -> tuple[Any, None, Any]:
+    op, (indices,) = node.op, node.saved
+    where = index.along(indices, op.axis)
+    used = tuple(slice(0, n) for n in indices.shape)
+
+    def outside(x: Any) -> Any:
+        y = np.array(x, order="C")
+        y[where] = 0
+        return y
+
+    def inside(x: Any) -> Any:
+        y = np.zeros(op.shape, x.dtype)
+        if op.add:
+            np.add.at(y, where, x[used])
+        else:
+            y[where] = x[used]
+        return y
+
+    grad_x = grad_src = None
+    if node.needs[0]:
+        grad_x = grad if op.add else apply(gradient_map(op, 0, outside), grad)
+    if node.needs[2]:
+        grad_src = apply(gradient_map(op, 2, inside), grad)
+    return grad_x, None, grad_src
+
+
+@complex_too
+def _embedding(node: Node, grad: Any) -> tuple[None, Any]:
+    op, (indices,) = node.op, node.saved
+
+    def rows(weight: Any) -> Any:
+        if op.padding_idx is not None:
+            weight = np.array(weight)
+            weight[op.padding_idx] = 0
+        return weight[indices]
+
+    return None, apply(gradient_map(op, 1, rows), grad)
+
+
+@complex_too
+def linear_map(node: Node, grad: Any) -> tuple[Any]:
+    """The rule of a `LinearMap`: its adjoint."""
+    return (apply(node.op.transposed(), grad),)
+
+
+@complex_too
+def _strided(node: Node, grad: Any) -> tuple[Any]:
+    op = node.op
+
+    def view_of(x: Any) -> Any:
+        flat = np.zeros(op.extent, x.dtype)
+        flat[windows.places(op.input_shape, op.input_strides, op.start)] = x
+        return flat[windows.places(op.size, op.strides, op.offset)]
+
+    return (apply(gradient_map(op, 0, view_of), grad),)
+
+
+RULES: dict[type[Any], Rule] = {
+    LinearMap: linear_map,
+    shape.Reshape: _reshape,
+    shape.Permute: _permute,
+    shape.Expand: unchanged,  # the run sums over what was expanded
+    shape.Slice: moved,
+    shape.Diagonal: moved,
+    shape.DiagEmbed: moved,
+    shape.Cat: _cat,
+    shape.Stack: _stack,
+    shape.Flip: moved,
+    shape.Roll: moved,
+    shape.Repeat: moved,
+    shape.Pad: _pad,
+    shape.Triangle: moved,
+    windows.Windows: moved,
+    windows.Unfold: moved,
+    windows.Fold: moved,
+    windows.Strided: _strided,
+    index.Take: moved,
+    index.Assign: _assign,
+    index.Gather: _gather,
+    index.Scatter: _scatter,
+    graph.AsStrided: _as_strided,
+    inplace.AssignView: _assign_view,
+    Embedding: _embedding,
+}
