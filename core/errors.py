@@ -6,6 +6,7 @@ The tree (each also inherits the built-in that PyTorch raises for the same mista
     AllgradError
     ├── ShapeError, DtypeError, GradientError, DatasetError, CheckpointError   (RuntimeError)
     ├── ArgumentError                                            (ShapeError and ValueError)
+    ├── UnsupportedDtypeError                      (DtypeError and NotImplementedError)
     ├── BoundsError                                              (IndexError and RuntimeError)
     ├── DeviceError, DistributedError, LaunchError                            (RuntimeError)
     ├── OptionError                                                           (ValueError)
@@ -35,6 +36,10 @@ class BoundsError(AllgradError, IndexError, RuntimeError):
 
 class DtypeError(AllgradError, RuntimeError):
     """Data types do not fit the operation; the message names the operation and all types."""
+
+
+class UnsupportedDtypeError(DtypeError, NotImplementedError):
+    """The operation does not exist for this dtype; the message names both."""
 
 
 class DeviceError(AllgradError, RuntimeError):

@@ -4,141 +4,215 @@ from __future__ import annotations
 
 from typing import Any
 
-from ... import dtypes
-from ...errors import ArgumentError, BoundsError, DtypeError, OptionError, ShapeError
+from ...errors import ArgumentError, BoundsError, DtypeError, ShapeError
 from ...ops import loss as ops
 from ...ops.softmax import NLL, SoftTargetCrossEntropy
 from ...tensors import Tensor, promote
 from ...tensors.graph import apply
-from ...tensors.promote import cast
+from .checks import (
+    REDUCTIONS,
+    need_floating,
+    need_same_shape,
+    need_tensor,
+    reduced,
+    reduction_of,
+    warn_of_broadcast,
+)
 
-_REDUCTIONS = ("mean", "sum", "none")
-
-
-def _check_reduction(name: str, reduction: str) -> None:
-    if reduction not in _REDUCTIONS:
-        raise OptionError.unknown(f"reduction of {name}", reduction, _REDUCTIONS)
-
-
-def _check_pair(name: str, input: Tensor, target: Tensor) -> None:
-    if not isinstance(target, Tensor):
-        raise TypeError(f"{name}: expected a tensor as target, came {type(target).__name__}")
-    if input._array.shape != target._array.shape:
-        raise ArgumentError(
-            f"{name}: expected a target of the input's shape {input._array.shape}, came "
-            f"{target._array.shape}"
-        )
+Flag = bool | None
 
 
 def _pair(name: str, op: Any, input: Tensor, target: Tensor) -> Tensor:
-    _check_reduction(name, op.reduction)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"{name}: expected a tensor as target, came {type(target).__name__}")
+    need_tensor(name, target=target)
+    if input._array.shape != target._array.shape:
+        warn_of_broadcast(name, input, target)
+    need_floating(name, input)
     a, b = promote.operands(name, input, target)
-    if a._array.dtype.kind not in dtypes.DIFFERENTIABLE:
-        a, b = (cast(t, dtypes.get_default_dtype().numpy) for t in (a, b))
     try:
         return apply(op, a, b)
     except ValueError as err:
         raise promote.mismatch(name, err, a, b) from err
 
 
-def _reduced(y: Tensor, reduction: str) -> Tensor:
-    return y.mean() if reduction == "mean" else y.sum() if reduction == "sum" else y
+def _weighted(name: str, op: Any, input: Tensor, target: Tensor, weight: Tensor,
+              reduction: str) -> Tensor:  # fmt: skip
+    """A pair loss with one factor for each element; "mean" divides by their sum."""
+    loss = _pair(name, op, input, target) * weight
+    return loss.sum() / weight.sum() if reduction == "mean" else reduced(loss, reduction)
 
 
 def mse_loss(
-    input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
+    input: Tensor,
+    target: Tensor,
+    size_average: Flag = None,
+    reduce: Flag = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """(input - target)**2, reduced by "mean", "sum" or "none"."""
+    """(input - target)**2, reduced by "mean", "sum" or "none".
+
+    Args:
+        input, target: floating tensors of one shape (others are broadcast, with a warning).
+        size_average, reduce: deprecated; see `reduction`.
+        reduction: "mean", "sum" or "none".
+        weight: a factor for each element; "mean" divides by the sum of the factors.
+
+    Raises:
+        ShapeError: shapes that do not broadcast.
+        ValueError: an unknown reduction.
+    """
+    reduction = reduction_of("mse_loss", reduction, size_average, reduce)
     if weight is None:
         return _pair("mse_loss", ops.MSE(reduction), input, target)
-    _check_reduction("mse_loss", reduction)
-    weighted = _pair("mse_loss", ops.MSE("none"), input, target) * weight
-    return weighted.sum() / weight.sum() if reduction == "mean" else _reduced(weighted, reduction)
+    return _weighted("mse_loss", ops.MSE("none"), input, target, weight, reduction)
 
 
-def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """|input - target|, reduced."""
-    return _pair("l1_loss", ops.L1(reduction), input, target)
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: Flag = None,
+    reduce: Flag = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """|input - target|, reduced; arguments as `mse_loss`."""
+    reduction = reduction_of("l1_loss", reduction, size_average, reduce)
+    if weight is None:
+        return _pair("l1_loss", ops.L1(reduction), input, target)
+    return _weighted("l1_loss", ops.L1("none"), input, target, weight, reduction)
 
 
 def smooth_l1_loss(
-    input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
+    input: Tensor,
+    target: Tensor,
+    size_average: Flag = None,
+    reduce: Flag = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
 ) -> Tensor:
-    """Quadratic below `beta`, linear above, reduced."""
+    """Quadratic below `beta`, linear above, reduced; other arguments as `mse_loss`."""
+    reduction = reduction_of("smooth_l1_loss", reduction, size_average, reduce)
     if beta < 0:
-        raise OptionError(f"smooth_l1_loss: expected beta >= 0, came {beta}")
+        raise ArgumentError(f"smooth_l1_loss: expected beta >= 0, came {beta}")
     return _pair("smooth_l1_loss", ops.SmoothL1(reduction, beta), input, target)
 
 
 def huber_loss(
-    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """0.5 d**2 below `delta`, delta * (|d| - 0.5 delta) above, reduced."""
+    reduction = reduction_of("huber_loss", reduction)
     if delta <= 0:
-        raise OptionError(f"huber_loss: expected delta > 0, came {delta}")
-    return _pair("huber_loss", ops.SmoothL1(reduction, delta, delta), input, target)
+        raise ArgumentError(f"huber_loss: expected delta > 0, came {delta}")
+    if weight is None:
+        return _pair("huber_loss", ops.SmoothL1(reduction, delta, delta), input, target)
+    op = ops.SmoothL1("none", delta, delta)
+    return _weighted("huber_loss", op, input, target, weight, reduction)
 
 
 def binary_cross_entropy(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Flag = None,
+    reduce: Flag = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """-(t log p + (1 - t) log(1 - p)) of probabilities p, reduced.
 
+    Args:
+        weight: a factor for each element, broadcast.
+
     Raises:
-        ShapeError: different shapes.
-        RuntimeError: input values outside 0..1.
+        ValueError: different shapes, or an unknown reduction.
+        RuntimeError: input values outside 0..1, or another dtype of the target.
     """
-    _check_pair("binary_cross_entropy", input, target)
+    name = "binary_cross_entropy"
+    reduction = reduction_of(name, reduction, size_average, reduce)
+    need_same_shape(name, input, target)
     array = input._array
+    if target._array.dtype != array.dtype:
+        raise DtypeError(f"{name}: expected a target of {input.dtype} as the input, came "
+                         f"{target.dtype}")  # fmt: skip
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise ShapeError(
             "binary_cross_entropy: expected input values within 0..1, came "
             f"{array.min()}..{array.max()}; use binary_cross_entropy_with_logits for raw outputs"
         )
     if weight is None:
-        return _pair("binary_cross_entropy", ops.BCE(reduction), input, target)
-    _check_reduction("binary_cross_entropy", reduction)
-    return _reduced(_pair("binary_cross_entropy", ops.BCE("none"), input, target) * weight,
-                    reduction)  # fmt: skip
+        return _pair(name, ops.BCE(reduction), input, target)
+    return reduced(_pair(name, ops.BCE("none"), input, target) * weight, reduction)
 
 
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    size_average: Flag = None,
+    reduce: Flag = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of sigmoid(input), without overflow, reduced.
 
     Args:
+        weight: a factor for each element, broadcast.
         pos_weight: multiplies the term of positive targets; broadcast against the input.
+
+    Raises:
+        ValueError: different shapes, or an unknown reduction.
+        RuntimeError: the target is not floating, or `pos_weight` does not broadcast.
     """
     name = "binary_cross_entropy_with_logits"
-    _check_pair(name, input, target)
+    reduction = reduction_of(name, reduction, size_average, reduce)
+    need_same_shape(name, input, target)
+    if target._array.dtype.kind in "iub":
+        raise DtypeError(f"{name}: expected a floating target as {input.dtype} of the input, came "
+                         f"{target.dtype}; convert it with .float()")  # fmt: skip
     positive = None if pos_weight is None else pos_weight._array
     if weight is None:
         return _pair(name, ops.BCEWithLogits(reduction, positive), input, target)
-    _check_reduction(name, reduction)
-    return _reduced(_pair(name, ops.BCEWithLogits("none", positive), input, target) * weight,
-                    reduction)  # fmt: skip
+    op = ops.BCEWithLogits("none", positive)
+    return reduced(_pair(name, op, input, target) * weight, reduction)
 
 
 def kl_div(
-    input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
+    input: Tensor,
+    target: Tensor,
+    size_average: Flag = None,
+    reduce: Flag = None,
+    reduction: str = "mean",
+    log_target: bool = False,
 ) -> Tensor:
     """t * (log t - input) of log-probabilities; "batchmean" divides by the batch size."""
-    known = (*_REDUCTIONS, "batchmean")
-    if reduction not in known:
-        raise OptionError.unknown("reduction of kl_div", reduction, known)
+    known = (*REDUCTIONS, "batchmean")
+    reduction = reduction_of("kl_div", reduction, size_average, reduce, known)
     inner = "sum" if reduction == "batchmean" else reduction
     if log_target:
-        loss = _reduced(target.exp() * (target - input), inner)
+        loss = reduced(target.exp() * (target - input), inner)
     else:
-        loss = _pair("kl_div", ops.KLDiv(inner), input, target)
+        need_floating("kl_div", input)
+        a, b = promote.operands("kl_div", input, target)
+        loss = promote.binary(ops.KLDiv(inner), "kl_div", a, b)
     return loss / input._array.shape[0] if reduction == "batchmean" else loss
+
+
+def _check_weight(name: str, input: Tensor, weight: Tensor | None, classes: int) -> None:
+    """One factor for each class, of the input's dtype."""
+    if weight is None:
+        return
+    if weight._array.shape != (classes,):
+        raise ShapeError(
+            f"{name}: expected one weight for each of {classes} classes of input "
+            f"{input._array.shape}, came {weight._array.shape}"
+        )
+    if weight._array.dtype != input._array.dtype:
+        raise DtypeError(f"{name}: input is {input.dtype}, weight {weight.dtype}; expected one "
+                         "dtype")  # fmt: skip
 
 
 def _check_classes(
@@ -146,18 +220,19 @@ def _check_classes(
 ) -> None:
     """Class indices against scores (N, C, *S)."""
     x, t = input._array, target._array
-    if t.dtype.kind not in "iu":
-        raise DtypeError(f"{name}: expected integer class indices as target, came {target.dtype}")
+    if x.dtype.kind in "iub":
+        need_floating(name, input)
     if x.ndim < 2 or t.shape != (x.shape[0], *x.shape[2:]):
+        # PyTorch raises ValueError for batch sizes and RuntimeError for the rest.
+        floating = t.dtype.kind not in "iub"
         raise ArgumentError(
             f"{name}: input {x.shape} has {x.shape[1] if x.ndim > 1 else x.shape[0]} classes, "
             f"so a target of shape {(x.shape[0], *x.shape[2:])} was expected, came {t.shape}"
+            + (f" (or probabilities of shape {x.shape})" if floating else "")
         )
-    if weight is not None and weight._array.shape != (x.shape[1],):
-        raise ShapeError(
-            f"{name}: expected one weight for each of {x.shape[1]} classes, came "
-            f"{weight._array.shape}"
-        )
+    if t.dtype.kind not in "iu":
+        raise DtypeError(f"{name}: expected integer class indices as target, came {target.dtype}")
+    _check_weight(name, input, weight, x.shape[1])
     if t.size and (t.min() < 0 or t.max() >= x.shape[1]):
         bad = t[((t < 0) | (t >= x.shape[1])) & (t != ignore_index)]
         if bad.size:
@@ -168,31 +243,55 @@ def nll_loss(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    size_average: Flag = None,
     ignore_index: int = -100,
+    reduce: Flag = None,
     reduction: str = "mean",
 ) -> Tensor:
     """Negative log-likelihood: log-probabilities (N, C, *S), class indices (N, *S).
 
     Args:
         weight: one factor per class; "mean" divides by the sum of the factors used.
+        size_average, reduce: deprecated; see `reduction`.
         ignore_index: target value without effect.
 
     Raises:
+        ValueError: batch sizes differ, or an unknown reduction.
         ShapeError, DtypeError, IndexError: target or weight do not fit, named with shapes.
     """
-    _check_reduction("nll_loss", reduction)
+    name = "nll_loss"
+    reduction = reduction_of(name, reduction, size_average, reduce)
+    need_tensor(name, target=target)
+    if input.ndim == 0:
+        raise ArgumentError(f"{name}: expected 1 or more dimensions (C) or (N, C), came ()")
     if input.ndim == 1:
-        one = nll_loss(input.unsqueeze(0), target.reshape(1), weight, ignore_index, reduction)
+        one = nll_loss(
+            input.unsqueeze(0), _only(name, input, target), weight, None, ignore_index, None,
+            reduction,
+        )  # fmt: skip
         return one.reshape(()) if reduction == "none" else one
-    _check_classes("nll_loss", input, target, weight, ignore_index)
+    _check_classes(name, input, target, weight, ignore_index)
     return apply(NLL(reduction, ignore_index), input, target, weight)
+
+
+def _only(name: str, input: Tensor, target: Tensor) -> Tensor:
+    """The target of a single sample, as a batch of one."""
+    if target.numel() != 1:
+        raise ArgumentError(
+            f"{name}: input {tuple(input.shape)} is one sample, so a target with one class was "
+            f"expected, came {tuple(target.shape)}"
+        )
+    one: Tensor = target.reshape(1)
+    return one
 
 
 def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    size_average: Flag = None,
     ignore_index: int = -100,
+    reduce: Flag = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -200,32 +299,53 @@ def cross_entropy(
 
     Args:
         weight: one factor per class; "mean" divides by the sum of the factors used.
-        ignore_index: target value without effect.
+        size_average, reduce: deprecated; see `reduction`.
+        ignore_index: target value without effect; not for probabilities.
         label_smoothing: share of the target that is spread evenly over all classes.
 
     Raises:
         ShapeError, DtypeError, IndexError: target or weight do not fit, named with shapes.
         ValueError: unknown reduction, or label_smoothing outside 0..1.
     """
-    _check_reduction("cross_entropy", reduction)
+    reduction = reduction_of("cross_entropy", reduction, size_average, reduce)
     if not 0 <= label_smoothing <= 1:
-        raise OptionError(
+        raise ArgumentError(
             f"cross_entropy: expected label_smoothing within 0..1, came {label_smoothing}"
         )
-    if target._array.dtype.kind in dtypes.FLOATING:
-        _check_pair("cross_entropy", input, target)
-        if input.ndim == 1:
-            whole = "sum" if reduction == "mean" else reduction
-            soft = SoftTargetCrossEntropy(whole, label_smoothing)
-            y = apply(soft, input.unsqueeze(0), target.unsqueeze(0), weight)
-            return y.reshape(())
-        return apply(SoftTargetCrossEntropy(reduction, label_smoothing), input, target, weight)
+    need_tensor("cross_entropy", target=target)
+    if target._array.dtype.kind not in "iub" and input._array.shape == target._array.shape:
+        return _soft_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
     if input.ndim == 1:
         one = cross_entropy(
-            input.unsqueeze(0), target.reshape(1), weight, ignore_index, reduction,
-            label_smoothing,
+            input.unsqueeze(0), _only("cross_entropy", input, target), weight, None, ignore_index,
+            None, reduction, label_smoothing,
         )  # fmt: skip
         return one.reshape(())
     _check_classes("cross_entropy", input, target, weight, ignore_index)
     op = NLL(reduction, ignore_index, label_smoothing, logits=True)
     return apply(op, input, target, weight)
+
+
+def _soft_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    smoothing: float,
+) -> Tensor:
+    """Cross-entropy with class probabilities."""
+    name = "cross_entropy"
+    need_floating(name, input)
+    if ignore_index >= 0:
+        raise ArgumentError(f"{name}: ignore_index={ignore_index} has no meaning for targets that "
+                            "are class probabilities")  # fmt: skip
+    classes = input._array.shape[min(1, input.ndim - 1)]
+    _check_weight(name, input, weight, classes)
+    if input._array.dtype != target._array.dtype:
+        input, target = promote.operands(name, input, target)
+    if input.ndim == 1:
+        whole = SoftTargetCrossEntropy("sum" if reduction == "mean" else reduction, smoothing)
+        y = apply(whole, input.unsqueeze(0), target.unsqueeze(0), weight)
+        return y.reshape(())
+    return apply(SoftTargetCrossEntropy(reduction, smoothing), input, target, weight)

@@ -1,0 +1,98 @@
+"""Negative log-likelihoods of counts and of normally distributed values. Compositions."""
+
+from __future__ import annotations
+
+import math
+
+from ...autograd import no_grad
+from ...errors import ArgumentError
+from ...tensors import Tensor
+from ...tensors.arithmetic import where
+from .checks import need_fit, need_floating, reduced, reduction_of
+
+Flag = bool | None
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: Flag = None,
+    eps: float = 1e-8,
+    reduce: Flag = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Negative log-likelihood of counts under a Poisson distribution, reduced.
+
+    Args:
+        input: the logarithm of the rate, or with ``log_input=False`` the rate.
+        target: the counts.
+        full: add Stirling's approximation of log(target!) for counts above 1.
+        eps: added to the rate before its logarithm is taken.
+    """
+    name = "poisson_nll_loss"
+    reduction = reduction_of(name, reduction, size_average, reduce)
+    need_floating(name, input)
+    need_fit(name, input, target)
+    loss = input.exp() - target * input if log_input else input - target * (input + eps).log()
+    if full:
+        large = where(target > 1, target, 1)
+        stirling = large * large.log() - large + 0.5 * (2 * math.pi * large).log()
+        loss = loss + where(target > 1, stirling, 0.0)
+    return reduced(loss, reduction)
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """0.5 * (log var + (input - target)**2 / var), reduced (Nix & Weigend 1994).
+
+    Args:
+        input: expectations.
+        target: observations.
+        var: variances: a number, of the shape of `input`, or with one
+            dimension of size 1, or without the last one.
+        full: add the constant 0.5 * log(2 pi).
+        eps: least variance, whose clamping has no gradient.
+
+    Raises:
+        ValueError: `var` has another shape or a negative element, or an unknown reduction.
+    """
+    name = "gaussian_nll_loss"
+    if not isinstance(var, Tensor):
+        if var < 0:
+            raise ArgumentError(f"{name}: var has a negative entry, {var}")
+        var = float(var) * input.detach() ** 0
+    shape = input._array.shape
+    if var._array.shape != shape:
+        if var._array.shape == shape[:-1]:
+            var = var.unsqueeze(-1)
+        elif not _one_differs(shape, var._array.shape):
+            raise ArgumentError(
+                f"{name}: var of shape {var._array.shape} does not fit input {shape}"
+            )
+    reduction = reduction_of(name, reduction)
+    if var._array.size and var._array.min() < 0:
+        raise ArgumentError(f"{name}: var has a negative entry, {var._array.min()}")
+    need_fit(name, input, target)
+    var = var.clone()
+    with no_grad():
+        var.clamp_(min=eps)
+    difference = input - target
+    loss = 0.5 * (var.log() + difference * difference / var)
+    if full:
+        loss = loss + 0.5 * math.log(2 * math.pi)
+    return reduced(loss, reduction)
+
+
+def _one_differs(shape: tuple[int, ...], found: tuple[int, ...]) -> bool:
+    """Whether `found` is `shape` with one of its sizes replaced by 1."""
+    if len(shape) != len(found):
+        return False
+    return [b for a, b in zip(shape, found, strict=True) if a != b] == [1]
