@@ -13,9 +13,18 @@ from .cpu_linear import CpuLinear
 from .cpu_norm import CpuNorm
 from .cpu_optim import CpuOptim
 from .cpu_pool import CpuPool
+from .cpu_rnn import CpuRecurrent
 
 
 class CpuBackend(
-    CpuConv, CpuLinear, CpuElementwise, CpuPool, CpuNorm, CpuGroupNorm, CpuLayerNorm, CpuOptim
+    CpuRecurrent,
+    CpuConv,
+    CpuLinear,
+    CpuElementwise,
+    CpuPool,
+    CpuNorm,
+    CpuGroupNorm,
+    CpuLayerNorm,
+    CpuOptim,
 ):
     """The backend protocol on NumPy arrays; one instance per thread."""

@@ -67,6 +67,13 @@ def _choose_address() -> Callable[[np.ndarray], int]:
 address = _choose_address()
 
 
+def aligned_empty(nbytes: int) -> np.ndarray:
+    """Uninitialised bytes that begin at a cache line."""
+    buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    skipped = -address(buffer) % _ALIGNMENT
+    return buffer[skipped : skipped + nbytes]
+
+
 class Scratch:
     """One growing 64-byte aligned buffer for intermediates; shared by all plans of a thread."""
 

@@ -14,10 +14,17 @@ from .linear import ElementwiseKernels, LinearKernels
 from .norm import NormKernels
 from .optim import OptimKernels
 from .pool import PoolKernels
+from .rnn import RecurrentKernels
 
 
 class ReferenceBackend(
-    ConvKernels, LinearKernels, ElementwiseKernels, PoolKernels, NormKernels, OptimKernels
+    ConvKernels,
+    LinearKernels,
+    ElementwiseKernels,
+    PoolKernels,
+    NormKernels,
+    RecurrentKernels,
+    OptimKernels,
 ):
     """The backend protocol on an array module.
 

@@ -1,0 +1,64 @@
+"""Stacks of recurrent layers, on tensors. The layers themselves are one op each: `ops/rnn.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...ops.rnn import Recurrent
+from ...tensors import Tensor
+from ...tensors.graph import apply
+from ...tensors.joining import cat, stack
+from .dropout import dropout as drop
+
+Weights = Sequence[Tensor | None]  # ih, hh, bias_ih, bias_hh, hr
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    initial: tuple[Tensor, ...] | None,
+    layers: Sequence[Sequence[Weights]],
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_sizes: tuple[int, ...] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run recurrent layers one after the other.
+
+    Args:
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        input: (T, N, I), or packed (rows, I) with `batch_sizes`.
+        initial: states (layers * directions, N, P), for an LSTM also the cells; None for zeros.
+        layers: the weights of each layer, per direction (the second goes backwards).
+        dropout: probability of zeroing elements between layers, in training.
+
+    Returns:
+        The output (T, N, directions * P), and the last states stacked like the initial ones.
+    """
+    finals: list[tuple[Tensor, ...]] = []
+    for depth, directions in enumerate(layers):
+        if depth and dropout and training:
+            input = drop(input, dropout, True)
+        outputs = []
+        for direction, weights in enumerate(directions):
+            place = len(finals)
+            state: list[Any] = [None, None]
+            for i, tensor in enumerate(initial or ()):
+                state[i] = tensor[place]
+            op = Recurrent(cell, reverse=direction == 1, batch_sizes=batch_sizes)
+            y, *last = apply(op, input, *state, *weights)
+            outputs.append(y)
+            finals.append(tuple(last))
+        input = outputs[0] if len(outputs) == 1 else cat(outputs, -1)
+    return input, tuple(stack(states) for states in zip(*finals, strict=True))
+
+
+def recurrent_step(
+    cell: str, input: Tensor, state: tuple[Tensor, ...] | None, weights: Weights
+) -> tuple[Tensor, ...]:
+    """One step of a cell: input (N, I), state h (and, for an LSTM, c) (N, H) -> the new state."""
+    before: list[Any] = [None, None]
+    for i, tensor in enumerate(state or ()):
+        before[i] = tensor
+    _, *after = apply(Recurrent(cell), input.unsqueeze(0), *before, *weights)
+    return tuple(after)
