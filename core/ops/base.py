@@ -158,7 +158,7 @@ class AccumulateGrad:
 
 
 def in_dtype(grad: Array, dtype: np.dtype[Any]) -> Array:
-    """`grad` in the dtype of what it belongs to: of a complex one a real input gets the real part."""
+    """`grad` in the dtype of its tensor; of a complex one, a real tensor gets the real part."""
     if grad.dtype.kind == "c" and dtype.kind != "c":
         grad = grad.real
     return grad.astype(dtype, copy=False)

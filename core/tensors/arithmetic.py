@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,51 +11,37 @@ from ..errors import ArgumentError, DtypeError, OptionError, ShapeError
 from ..ops import activation, elementwise, linear
 from . import graph, promote
 from .graph import TensorBase, absorb_relu, apply, can_absorb, defer
-from .inplace import assign, check_in_place
+from .inplace import assign
 from .logic import lt, ne
 from .promote import binary, cast, operator_of, plain
+from .unary import trunc
 
 __all__ = [
-    "abs",
     "add",
     "bmm",
-    "ceil",
     "clamp",
-    "cos",
+    "clamp_max",
+    "clamp_min",
+    "clip",
     "div",
+    "divide",
     "dot",
-    "erf",
-    "exp",
-    "expm1",
-    "floor",
     "floor_divide",
     "fmod",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
     "matmul",
     "maximum",
     "minimum",
     "mm",
     "mul",
-    "neg",
+    "multiply",
     "pow",
-    "reciprocal",
     "relu",
     "relu_",
     "remainder",
-    "round",
-    "rsqrt",
-    "sigmoid",
-    "sign",
-    "sin",
-    "sqrt",
-    "square",
+    "rsub",
     "sub",
-    "tan",
-    "tanh",
-    "trunc",
+    "subtract",
+    "true_divide",
     "where",
 ]
 
@@ -91,6 +76,9 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
     return binary(elementwise.Sub(alpha), "sub", input, other)
 
 
+subtract = sub
+
+
 def _refuse_bool(name: str, *values: Any) -> None:
     """Raise if one of the values is bool."""
     for v in values:
@@ -114,6 +102,9 @@ def mul(input: Any, other: Any) -> Any:
     return binary(elementwise.Mul(), "mul", input, other)
 
 
+multiply = mul
+
+
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """input / other, broadcast; integers give the default floating type.
 
@@ -127,6 +118,14 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode is not None:
         raise OptionError.unknown("rounding_mode of div", rounding_mode, (None, "trunc", "floor"))
     return binary(elementwise.Div(), "div", input, other, floating=True)
+
+
+divide = div
+
+
+def true_divide(input: Any, other: Any) -> Any:
+    """input / other, broadcast; integers give the default floating type."""
+    return div(input, other)
 
 
 def _divide_towards_zero(a: Any, b: Any) -> Any:
@@ -198,12 +197,14 @@ def pow(input: Any, exponent: Any) -> Any:
 
 
 def maximum(input: Any, other: Any) -> Any:
-    """Elementwise larger one."""
+    """Elementwise larger one; nan wins. Both must be tensors."""
+    promote.refuse_complex("maximum", input, other)
     return binary(elementwise.Maximum(), "maximum", input, other)
 
 
 def minimum(input: Any, other: Any) -> Any:
-    """Elementwise smaller one."""
+    """Elementwise smaller one; nan wins. Both must be tensors."""
+    promote.refuse_complex("minimum", input, other)
     return binary(elementwise.Minimum(), "minimum", input, other)
 
 
@@ -228,52 +229,55 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 
 
 def clamp(input: Any, min: Any = None, max: Any = None) -> Any:
-    """Limit every element to [min, max]; bounds are numbers or tensors."""
+    """Limit every element to [min, max]; bounds are numbers or tensors.
+
+    The gradient passes to input where it lies within the bounds, to the bound elsewhere.
+
+    Raises:
+        RuntimeError: no bound is given, or a tensor is complex.
+
+    >>> import allgrad as ag
+    >>> ag.clamp(ag.tensor([-2.0, 0.5, 9.0]), 0, 1)
+    tensor([0. , 0.5, 1. ])
+    """
     if min is None and max is None:
         raise ArgumentError("clamp: at least one of min and max must be given")
+    promote.refuse_complex("clamp", input, min, max)
     if isinstance(min, TensorBase) or isinstance(max, TensorBase):
-        y = input if min is None else maximum(input, min)
-        return y if max is None else minimum(y, max)
+        y = input if min is None else _beyond(input, min, np.less)
+        return y if max is None else _beyond(y, max, np.greater)
     for bound in (min, max):
-        if isinstance(bound, float) and input._array.dtype.kind in "iub":
+        if isinstance(bound, float) and dtypes.category(input._array.dtype) < 2:
             input = cast(input, dtypes.get_default_dtype().numpy)
+    if input._array.dtype.kind in "iu":  # NumPy refuses bounds that the dtype cannot store
+        limits = np.iinfo(input._array.dtype)
+        min, max = (
+            None if b is None else int(np.clip(b, limits.min, limits.max)) for b in (min, max)
+        )
+    elif input._array.dtype.kind == "b":
+        input = cast(input, dtypes.int64.numpy)
     return apply(elementwise.Clamp(min, max), input)
 
 
-def _unary(op_class: Callable[[], Any], name: str, floating: bool = True) -> Callable[..., Any]:
-    def function(input: Any) -> Any:
-        if floating and input._array.dtype.kind in "iub":
-            input = cast(input, dtypes.get_default_dtype().numpy)
-        return apply(op_class(), input)
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = op_class.__doc__
-    return function
+clip = clamp
 
 
-exp = _unary(elementwise.Exp, "exp")
-expm1 = _unary(elementwise.Expm1, "expm1")
-log = _unary(elementwise.Log, "log")
-log2 = _unary(elementwise.Log2, "log2")
-log10 = _unary(elementwise.Log10, "log10")
-log1p = _unary(elementwise.Log1p, "log1p")
-sqrt = _unary(elementwise.Sqrt, "sqrt")
-rsqrt = _unary(elementwise.Rsqrt, "rsqrt")
-reciprocal = _unary(elementwise.Reciprocal, "reciprocal")
-sin = _unary(elementwise.Sin, "sin")
-cos = _unary(elementwise.Cos, "cos")
-tan = _unary(elementwise.Tan, "tan")
-tanh = _unary(elementwise.Tanh, "tanh")
-sigmoid = _unary(activation.Sigmoid, "sigmoid")
-erf = _unary(activation.Erf, "erf")
-square = _unary(elementwise.Square, "square", floating=False)
-abs = _unary(elementwise.Abs, "abs", floating=False)
+def _beyond(input: Any, bound: Any, worse: Any) -> Any:
+    """`bound` where input is beyond it, or where it is nan; else input."""
+    if not isinstance(bound, TensorBase):
+        bound = input._new(np.asarray(bound, dtypes.scalar_dtype(bound)))
+    input, bound = promote.operands("clamp", input, bound)
+    return where(plain(lambda x, b: worse(x, b) | (b != b), "clamp", input, bound), bound, input)
 
 
-def neg(input: Any) -> Any:
-    """-input."""
-    _refuse_bool("neg", input)
-    return apply(elementwise.Neg(), input)
+def clamp_min(input: Any, min: Any) -> Any:
+    """Limit every element from below."""
+    return clamp(input, min=min)
+
+
+def clamp_max(input: Any, max: Any) -> Any:
+    """Limit every element from above."""
+    return clamp(input, max=max)
 
 
 def relu(input: Any) -> Any:
@@ -292,30 +296,6 @@ def relu_(input: Any) -> Any:
         input._version = fused._version
         return input
     return assign(input, relu(input), "relu_")
-
-
-def _flat(function: Any, name: str) -> Callable[..., Any]:
-    def rounded(input: Any) -> Any:
-        if input._array.dtype.kind in "iub":
-            return input.clone()
-        return apply(elementwise.Flat(function), input)
-
-    rounded.__name__ = rounded.__qualname__ = name
-    rounded.__doc__ = f"Elementwise {name}; its gradient is 0."
-    return rounded
-
-
-floor = _flat(np.floor, "floor")
-ceil = _flat(np.ceil, "ceil")
-round = _flat(np.round, "round")
-trunc = _flat(np.trunc, "trunc")
-
-
-def sign(input: Any) -> Any:
-    """-1, 0 or 1; its gradient is 0."""
-    if input._array.dtype.kind == "b":
-        return input.clone()
-    return apply(elementwise.Flat(np.sign), input)
 
 
 def matmul(input: Any, other: Any) -> Any:
@@ -371,38 +351,15 @@ def dot(input: Any, other: Any) -> Any:
     return matmul(input, other)
 
 
-def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The method that stores the result of `function` in its first argument."""
-    name = f"{function.__name__}_"
-
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check_in_place(self, name)
-        return assign(self, function(self, *args, **kwargs), name)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"`{function.__name__}` in place; returns self."
-    return method
-
-
 class ArithmeticMethods:
     """Elementwise methods and operators of Tensor."""
 
     add, sub, mul, div, pow = add, sub, mul, div, pow
-    subtract, multiply, divide, true_divide = sub, mul, div, div
+    subtract, multiply, divide, true_divide = sub, mul, div, true_divide
     floor_divide, remainder, fmod = floor_divide, remainder, fmod
     maximum, minimum, clamp, clip = maximum, minimum, clamp, clamp
-    exp, expm1, log, log2, log10, log1p = exp, expm1, log, log2, log10, log1p
-    sqrt, rsqrt, reciprocal, square = sqrt, rsqrt, reciprocal, square
-    sin, cos, tan, tanh, sigmoid, erf = sin, cos, tan, tanh, sigmoid, erf
-    abs, absolute, neg, negative, relu, relu_ = abs, abs, neg, neg, relu, relu_
-    floor, ceil, round, trunc, sign = floor, ceil, round, trunc, sign
+    clamp_min, clamp_max, relu, relu_ = clamp_min, clamp_max, relu, relu_
     matmul, mm, bmm, dot = matmul, mm, bmm, dot
-
-    add_, sub_, mul_, div_ = in_place(add), in_place(sub), in_place(mul), in_place(div)
-    pow_, clamp_, exp_, log_ = in_place(pow), in_place(clamp), in_place(exp), in_place(log)
-    sqrt_, tanh_, sigmoid_ = in_place(sqrt), in_place(tanh), in_place(sigmoid)
-    abs_, neg_, floor_, ceil_ = in_place(abs), in_place(neg), in_place(floor), in_place(ceil)
-    round_, reciprocal_, square_ = in_place(round), in_place(reciprocal), in_place(square)
 
     def where(self, condition: Any, other: Any) -> Any:
         """self where `condition` holds, else `other`."""
@@ -416,7 +373,4 @@ class ArithmeticMethods:
     __rfloordiv__ = operator_of(floor_divide, swap=True)
     __mod__, __rmod__ = operator_of(remainder), operator_of(remainder, swap=True)
     __pow__, __rpow__ = operator_of(pow), operator_of(pow, swap=True)
-    __matmul__ = operator_of(matmul)
-    __neg__, __abs__ = neg, abs
-    __iadd__, __isub__ = operator_of(in_place(add)), operator_of(in_place(sub))
-    __imul__, __itruediv__ = operator_of(in_place(mul)), operator_of(in_place(div))
+    __matmul__, __rmatmul__ = operator_of(matmul), operator_of(matmul, swap=True)

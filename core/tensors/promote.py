@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import ShapeError
+from ..errors import DtypeError, ShapeError
 from ..ops.base import Op
 from ..ops.elementwise import Cast
 from .graph import TensorBase, apply
@@ -74,15 +74,44 @@ def operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
+def not_a_tensor(name: str, value: Any) -> TypeError:
+    """The error for what should be a tensor and is not."""
+    return TypeError(f"{name}(): expected a tensor, came {type(value).__name__}")
+
+
+def refuse_complex(name: str, *values: Any) -> None:
+    """Raise if one of the values is complex: complex numbers have no order.
+
+    Raises:
+        RuntimeError: one is.
+    """
+    for v in values:
+        if isinstance(v, complex) or (isinstance(v, TensorBase) and v._array.dtype.kind == "c"):
+            raise DtypeError(f"{name}: not defined for complex numbers, which have no order")
+
+
 def _with_scalar(name: str, t: Any, value: Any) -> tuple[Any, Any]:
     if isinstance(value, np.generic):
         value = value.item()
     elif not isinstance(value, bool | int | float | complex):
         raise TypeError(f"{name}(): expected a tensor or a number, came {type(value).__name__}")
+    if not isinstance(t, TensorBase):
+        raise not_a_tensor(name, t)
     scalar = dtypes.scalar_dtype(value)
-    if dtypes.category(scalar) > dtypes.category(t._array.dtype):
+    to = t._array.dtype
+    if dtypes.category(scalar) > dtypes.category(to):
         t = cast(t, scalar)
+    elif to.kind in "iu" and not _fits(value, to):
+        value = np.asarray(value).astype(to)[()]  # wraps around, as in PyTorch
     return t, value
+
+
+def _fits(value: int, to: np.dtype[Any]) -> bool:
+    """Whether an integer can be stored in the integer dtype `to`."""
+    bits = 8 * to.itemsize
+    return (
+        -(1 << (bits - 1)) <= value < 1 << (bits - 1) if to.kind == "i" else 0 <= value < 1 << bits
+    )
 
 
 def result_dtype(*values: Any) -> np.dtype[Any]:
