@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from . import autograd, dtypes, errors, random
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .devices import device, get_default_device, set_default_device
-from .dtypes import bool_ as bool  # noqa: A004 - PyTorch's spelling
 from .dtypes import (
     bfloat16,
     complex64,
@@ -39,6 +38,7 @@ from .dtypes import (
     set_default_dtype,
     uint8,
 )
+from .dtypes import bool_ as bool  # noqa: A004 - PyTorch's spelling
 from .dtypes import float16 as half
 from .dtypes import float32 as float  # noqa: A004 - PyTorch's spelling
 from .dtypes import float64 as double
@@ -48,6 +48,7 @@ from .dtypes import int64 as long
 from .random import Generator, initial_seed, manual_seed, seed
 from .tensors import Parameter, Size, Tensor, is_tensor
 from .tensors.arithmetic import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.axes import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.conversion import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
@@ -56,6 +57,9 @@ from .tensors.logic import *  # noqa: F403 - the module lists its names in __all
 from .tensors.moving import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.splitting import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.unary import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.windows import *  # noqa: F403 - the module lists its names in __all__
 
 __version__ = "0.1.0"
 

@@ -449,5 +449,19 @@ class AsStrided(Op):
             grad = grad.sum(axis=repeated, keepdims=True)
             place = place._replace(shape=grad.shape)
         whole, part = place.memory(grad.dtype, zeros=True)
-        part[...] = grad
+        if _overlaps(part):  # windows: element by element
+            for index in np.ndindex(part.shape):
+                part[index] += grad[index]
+        else:
+            part[...] = grad
         return (whole,)
+
+
+def _overlaps(array: np.ndarray) -> bool:
+    """Whether elements of `array` may share memory, as in sliding windows."""
+    reach = 0
+    for step, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)):
+        if n > 1 and step <= reach:
+            return True
+        reach += step * (n - 1)
+    return False

@@ -1,52 +1,90 @@
-"""Joining tensors, and taking them apart along a dimension."""
+"""Joining tensors: cat, stack and their like. Taking them apart: `splitting.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import ShapeError
+import numpy as np
+
+from ..errors import ArgumentError, ShapeError
 from ..ops import shape as ops
-from .graph import TensorBase, apply, view
+from ..ops.index import Take
+from .graph import TensorBase, apply
 from .promote import cast, result_dtype
 from .reductions import axis_of
+from .shaping import atleast_1d, atleast_2d, atleast_3d, expand, flatten, reshape
 
 __all__ = [
+    "block_diag",
+    "cartesian_prod",
     "cat",
-    "chunk",
-    "narrow",
-    "select",
-    "split",
+    "column_stack",
+    "combinations",
+    "concat",
+    "concatenate",
+    "dstack",
+    "hstack",
+    "meshgrid",
+    "row_stack",
     "stack",
-    "unbind",
+    "vstack",
 ]
+
+
+def _listed(tensors: Any, name: str) -> tuple[Any, ...]:
+    """The tensors of a sequence.
+
+    Raises:
+        TypeError: a tensor instead of a sequence of them, or something else among them.
+        ArgumentError: none.
+    """
+    if isinstance(tensors, TensorBase):
+        raise TypeError(f"{name}: expected a sequence of tensors, came one tensor")
+    tensors = tuple(tensors)
+    for i, t in enumerate(tensors):
+        if not isinstance(t, TensorBase):
+            raise TypeError(f"{name}: expected a tensor as element {i}, came {type(t).__name__}")
+    if not tensors:
+        raise ArgumentError(f"{name}: expected at least one tensor, came none")
+    return tensors
 
 
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """Tensors joined along `dim`; other sizes must agree.
 
+    Empty vectors are left out, whatever the shape of the rest, as in PyTorch.
+
     Raises:
         RuntimeError: nothing to join, or shapes that do not fit.
     """
-    tensors = tuple(tensors)
-    if not tensors:
-        raise ShapeError("cat: expected at least one tensor, came none")
+    tensors = _listed(tensors, "cat")
     to = result_dtype(*tensors)
     parts = [cast(t, to) for t in tensors]
+    shapes = [p._array.shape for p in parts]
+    if () in shapes:
+        raise ShapeError(f"cat: scalars cannot be joined, use stack(); came shapes {shapes}")
+    if (0,) in shapes and any(len(s) > 1 for s in shapes):
+        parts = [p for p in parts if p._array.shape != (0,)]
     axis = axis_of(dim, parts[0].ndim, "cat")
-    shapes = [tuple(p.shape) for p in parts]
-    kept = {s[:axis] + s[axis + 1 :] for s in shapes}
-    if len(kept) != 1 or any(p.ndim == 0 for p in parts):
+    kept = {(p._array.shape[:axis], p._array.shape[axis + 1 :]) for p in parts}
+    if len(kept) != 1:
         raise ShapeError(f"cat: expected sizes that agree except in dimension {dim}, came {shapes}")
     return apply(ops.Cat(axis), *parts)
 
 
+concat = concatenate = cat
+
+
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Tensors of one shape joined along a new dimension."""
-    tensors = tuple(tensors)
-    if not tensors:
-        raise ShapeError("stack: expected at least one tensor, came none")
-    shapes = [tuple(p.shape) for p in tensors]
+    """Tensors of one shape joined along a new dimension.
+
+    Raises:
+        RuntimeError: nothing to join, or different shapes.
+    """
+    tensors = _listed(tensors, "stack")
+    shapes = [p._array.shape for p in tensors]
     if len(set(shapes)) != 1:
         raise ShapeError(f"stack: expected tensors of equal shape, came {shapes}")
     to = result_dtype(*tensors)
@@ -54,60 +92,102 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     return apply(ops.Stack(axis), *(cast(p, to) for p in tensors))
 
 
-def narrow(input: Any, dim: int, start: int, length: int) -> Any:
-    """`length` elements of `dim` from `start`, as a view."""
-    axis = axis_of(dim, input.ndim, "narrow")
-    size = input._array.shape[axis]
-    if start < 0:
-        start += size
-    if not 0 <= start <= start + length <= size:
-        raise ShapeError(f"narrow: {start}..{start + length} is outside dimension of size {size}")
-    return view(ops.Slice((slice(None),) * axis + (slice(start, start + length),)), input)
+def _stacker(name: str, atleast: Callable[..., Any], dim: int, text: str) -> Callable[[Any], Any]:
+    def stacked(tensors: Sequence[Any]) -> Any:
+        parts = [atleast(t) for t in _listed(tensors, name)]
+        return cat(parts, 0 if name == "hstack" and parts[0].ndim == 1 else dim)
+
+    stacked.__name__ = stacked.__qualname__ = name
+    stacked.__doc__ = text
+    return stacked
 
 
-def select(input: Any, dim: int, index: int) -> Any:
-    """Element `index` of `dim`, as a view without that dimension."""
-    axis = axis_of(dim, input.ndim, "select")
-    size = input._array.shape[axis]
-    if not -size <= index < size:
-        raise IndexError(f"select: index {index} is out of range for a dimension of size {size}")
-    return view(ops.Slice((slice(None),) * axis + (index,)), input)
+hstack = _stacker("hstack", atleast_1d, 1, "Tensors joined side by side (vectors end to end).")
+vstack = _stacker("vstack", atleast_2d, 0, "Tensors joined row by row.")
+dstack = _stacker("dstack", atleast_3d, 2, "Tensors joined along the third dimension.")
+row_stack = vstack
 
 
-def split(input: Any, split_size_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
-    """Pieces of a given size (or of given sizes) along `dim`, as views."""
-    axis = axis_of(dim, input.ndim, "split")
-    size = input._array.shape[axis]
-    if isinstance(split_size_or_sections, int):
-        step = split_size_or_sections
-        if step <= 0:
-            raise ShapeError(f"split: expected a positive size, came {step}")
-        sections = [min(step, size - i) for i in range(0, size, step)] or [0]
-    else:
-        sections = list(split_size_or_sections)
-        if sum(sections) != size:
-            raise ShapeError(
-                f"split: expected sizes that add up to {size} (dimension {dim}), came {sections}"
-            )
-    starts = [sum(sections[:i]) for i in range(len(sections))]
-    return tuple(narrow(input, axis, s, n) for s, n in zip(starts, sections, strict=True))
+def column_stack(tensors: Sequence[Any]) -> Any:
+    """Vectors as the columns of a matrix; matrices side by side."""
+    parts = [reshape(t, -1, 1) if t.ndim < 2 else t for t in _listed(tensors, "column_stack")]
+    return hstack(parts)
 
 
-def chunk(input: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
-    """At most `chunks` pieces of equal size (the last may be smaller), as views."""
-    if chunks <= 0:
-        raise ShapeError(f"chunk: expected at least one chunk, came {chunks}")
-    size = input._array.shape[axis_of(dim, input.ndim, "chunk")]
-    return split(input, max(-(-size // chunks), 1), dim)
+def block_diag(*tensors: Any) -> Any:
+    """Matrices (vectors as rows) along the diagonal of one matrix, zeros elsewhere.
+
+    Raises:
+        RuntimeError: more than two dimensions.
+    """
+    blocks = [atleast_2d(t) for t in _listed(tensors, "block_diag")]
+    if any(b.ndim > 2 for b in blocks):
+        shapes = [b._array.shape for b in blocks]
+        raise ShapeError(f"block_diag: expected at most two dimensions, came {shapes}")
+    to = result_dtype(*blocks)
+    width, before, rows = sum(b._array.shape[1] for b in blocks), 0, []
+    for b in blocks:
+        after = width - before - b._array.shape[1]
+        rows.append(apply(ops.Pad([(0, 0), (before, after)], "constant", 0), cast(b, to)))
+        before += b._array.shape[1]
+    return cat(rows)
 
 
-def unbind(input: Any, dim: int = 0) -> tuple[Any, ...]:
-    """All elements along `dim`, as views."""
-    axis = axis_of(dim, input.ndim, "unbind")
-    return tuple(select(input, axis, i) for i in range(input._array.shape[axis]))
+def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Any, ...]:
+    """Coordinates of a grid: every vector expanded along the dimensions of all others.
+
+    Args:
+        tensors: vectors or scalars, one for each dimension of the grid.
+        indexing: "ij" (dimension i belongs to vector i; PyTorch's default) or "xy" (the first
+            two dimensions exchanged).
+
+    >>> import allgrad as ag
+    >>> x, y = ag.meshgrid(ag.arange(2), ag.arange(3), indexing="ij")
+    >>> x
+    tensor([[0, 0, 0],
+            [1, 1, 1]])
+    """
+    if len(tensors) == 1 and isinstance(tensors[0], tuple | list):
+        tensors = tuple(tensors[0])
+    given = list(_listed(tensors, "meshgrid"))
+    if indexing not in (None, "ij", "xy"):
+        raise ShapeError(f"meshgrid: expected indexing 'ij' or 'xy', came {indexing!r}")
+    shapes = [t._array.shape for t in given]
+    if any(len(s) > 1 for s in shapes) or len({t.dtype for t in given}) != 1:
+        dtypes = [t.dtype for t in given]
+        raise ShapeError(f"meshgrid: expected vectors of one dtype, came {shapes} of {dtypes}")
+    swap = indexing == "xy" and len(given) > 1
+    if swap:
+        given[:2] = given[1::-1]
+    sizes = tuple(t._array.size for t in given)
+    grids = [
+        expand(reshape(t, *(-1 if i == axis else 1 for i in range(len(given)))), sizes)
+        for axis, t in enumerate(given)
+    ]
+    if swap:
+        grids[:2] = grids[1::-1]
+    return tuple(grids)
 
 
-class JoiningMethods(TensorBase):
-    """Methods of Tensor that take it apart along a dimension."""
+def cartesian_prod(*tensors: Any) -> Any:
+    """All combinations of one element of each vector, one row each; one vector as it is."""
+    if len(_listed(tensors, "cartesian_prod")) == 1:
+        return tensors[0]
+    return stack([flatten(g) for g in meshgrid(*tensors)], 1)
 
-    narrow, select, split, chunk, unbind = narrow, select, split, chunk, unbind
+
+def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
+    """All combinations of `r` elements of a vector, one row each, in order.
+
+    Args:
+        with_replacement: an element may be taken several times.
+    """
+    if input.ndim != 1 or r < 0:
+        raise ShapeError(
+            f"combinations: expected a vector and r of 0 or more, came {tuple(input.shape)}, r={r}"
+        )
+    choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
+    places = np.array(list(choose(range(len(input)), r)), np.int64)
+    if r == 0:
+        return input[:0]
+    return apply(Take((places.reshape(-1, r),)), input)

@@ -1,4 +1,4 @@
-"""Views of a tensor in another shape or order, as functions and methods."""
+"""A tensor in another shape: reshape, squeeze, expand and their like, mostly views."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from ..ops import shape as ops
 from ..ops.elementwise import Clone
 from .graph import TensorBase, apply, view
 from .reductions import axis_of
+from .size import Size
 
 __all__ = [
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
+    "broadcast_shapes",
+    "broadcast_tensors",
     "broadcast_to",
     "clone",
     "expand",
     "flatten",
-    "movedim",
-    "permute",
+    "ravel",
     "reshape",
     "squeeze",
-    "t",
-    "transpose",
     "unflatten",
     "unsqueeze",
 ]
@@ -70,15 +73,14 @@ def _fits_in_place(array: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 
 def view_as_shape(input: Any, *shape: Any) -> Any:
-    """The same memory in another shape, or in another dtype of the same size.
+    """The same memory in another shape, or its bytes as another dtype (outside the graph).
 
     Raises:
-        RuntimeError: the elements do not lie so that the shape can be a view.
+        RuntimeError: the elements do not lie so that the shape can be a view, or the last
+            dimension does not hold whole elements of the other dtype.
     """
     if len(shape) == 1 and isinstance(shape[0], dtypes.dtype):
-        out = input.detach()
-        out._array = out._array.view(shape[0].numpy)
-        return out
+        return input if shape[0] is input.dtype else _view_as_dtype(input, shape[0])
     array = input._canonical()
     to = _solve(sizes_of(shape), array.size, "view", array.shape)
     if not _fits_in_place(array, to):
@@ -87,6 +89,18 @@ def view_as_shape(input: Any, *shape: Any) -> Any:
             f"{to} without a copy; use reshape() or contiguous().view()"
         )
     return view(ops.Reshape(to), input)
+
+
+def _view_as_dtype(input: Any, dtype: dtypes.dtype) -> Any:
+    out = input.detach()
+    try:
+        out._array = out._array.view(dtype.numpy)
+    except ValueError as err:
+        raise ShapeError(
+            f"view: a tensor of shape {tuple(input.shape)} and {input.dtype} cannot be seen as "
+            f"{dtype} ({err})"
+        ) from err
+    return out
 
 
 def view_as(input: Any, other: Any) -> Any:
@@ -114,51 +128,19 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     return reshape(input, (*s[:start], joined, *s[end + 1 :]))
 
 
+def ravel(input: Any) -> Any:
+    """All elements in one dimension: a view where memory allows."""
+    return reshape(input, -1)
+
+
 def unflatten(input: Any, dim: int, sizes: Sequence[int]) -> Any:
     """Dimension `dim` split into `sizes`."""
     axis = axis_of(dim, input.ndim, "unflatten")
     s = tuple(input._array.shape)
+    if not len(sizes):
+        raise ShapeError("unflatten: expected at least one size, came none")
     inner = _solve(tuple(sizes), s[axis], "unflatten", (s[axis],))
     return reshape(input, s[:axis] + inner + s[axis + 1 :])
-
-
-def permute(input: Any, *dims: Any) -> Any:
-    """Dimensions in another order, as a view."""
-    axes = tuple(axis_of(d, input.ndim, "permute") for d in sizes_of(dims))
-    if sorted(axes) != list(range(input.ndim)):
-        raise ShapeError(
-            f"permute: expected each of {input.ndim} dimensions once, came {sizes_of(dims)}"
-        )
-    return view(ops.Permute(axes), input)
-
-
-def transpose(input: Any, dim0: int, dim1: int) -> Any:
-    """Two dimensions exchanged, as a view."""
-    axes = list(range(input.ndim))
-    a, b = axis_of(dim0, input.ndim, "transpose"), axis_of(dim1, input.ndim, "transpose")
-    if input.ndim:
-        axes[a], axes[b] = axes[b], axes[a]
-    return view(ops.Permute(tuple(axes)), input)
-
-
-def movedim(input: Any, source: Any, destination: Any) -> Any:
-    """Dimensions moved to other places, the rest in order."""
-    sources = [source] if isinstance(source, int) else list(source)
-    targets = [destination] if isinstance(destination, int) else list(destination)
-    axes = [axis_of(s, input.ndim, "movedim") for s in sources]
-    order = [i for i in range(input.ndim) if i not in axes]
-    for target, axis in sorted(
-        zip((axis_of(t, input.ndim, "movedim") for t in targets), axes, strict=True)
-    ):
-        order.insert(target, axis)
-    return permute(input, order)
-
-
-def t(input: Any) -> Any:
-    """Transpose of a matrix (vectors and scalars stay)."""
-    if input.ndim > 2:
-        raise ShapeError(f"t: expected at most 2 dimensions, came {tuple(input.shape)}")
-    return input if input.ndim < 2 else transpose(input, 0, 1)
 
 
 def squeeze(input: Any, dim: Any = None) -> Any:
@@ -168,7 +150,9 @@ def squeeze(input: Any, dim: Any = None) -> Any:
         to = tuple(n for n in s if n != 1)
     else:
         dims = dim if isinstance(dim, tuple | list) else (dim,)
-        axes = {axis_of(d, input.ndim, "squeeze") for d in dims}
+        axes = [axis_of(d, input.ndim, "squeeze") for d in dims]
+        if len(set(axes)) != len(axes):
+            raise ShapeError(f"squeeze: a dimension appears twice in {tuple(dims)}")
         to = tuple(n for i, n in enumerate(s) if i not in axes or n != 1)
     return view_as_shape(input, to)
 
@@ -204,6 +188,62 @@ def broadcast_to(input: Any, shape: Sequence[int]) -> Any:
     return expand(input, tuple(shape))
 
 
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The shape that tensors of these shapes (sizes or integers) broadcast to.
+
+    Raises:
+        RuntimeError: they do not.
+
+    >>> broadcast_shapes((2, 1), (3,))
+    allgrad.Size([2, 3])
+    """
+    given = [(s,) if isinstance(s, int) else tuple(int(n) for n in s) for s in shapes]
+    try:
+        return Size(np.broadcast_shapes(*given))
+    except ValueError as err:
+        raise ShapeError(f"broadcast_shapes: shapes {given} do not broadcast") from err
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    """All tensors expanded to the shape that they broadcast to, as views."""
+    if len(tensors) == 1 and isinstance(tensors[0], tuple | list):
+        tensors = tuple(tensors[0])
+    shape = broadcast_shapes(*(t.shape for t in tensors))
+    return tuple(expand(t, shape) for t in tensors)
+
+
+def _at_least(count: int, tensors: tuple[Any, ...]) -> Any:
+    """Each tensor with at least `count` dimensions; one tensor alone, several as a tuple."""
+    if len(tensors) == 1 and isinstance(tensors[0], tuple | list):
+        return tuple(_at_least(count, (t,)) for t in tensors[0])
+    if len(tensors) != 1:
+        return tuple(_at_least(count, (t,)) for t in tensors)
+    (t,) = tensors
+    s = tuple(t._array.shape)
+    if len(s) >= count:
+        return t
+    if count == 3 and len(s) == 2:
+        return reshape(t, (*s, 1))
+    if count == 3 and len(s) == 1:
+        return reshape(t, (1, *s, 1))
+    return reshape(t, (1,) * (count - len(s)) + s)
+
+
+def atleast_1d(*tensors: Any) -> Any:
+    """Each tensor with at least one dimension."""
+    return _at_least(1, tensors)
+
+
+def atleast_2d(*tensors: Any) -> Any:
+    """Each tensor with at least two dimensions, new ones in front."""
+    return _at_least(2, tensors)
+
+
+def atleast_3d(*tensors: Any) -> Any:
+    """Each tensor with at least three dimensions: (N) as (1, N, 1), (M, N) as (M, N, 1)."""
+    return _at_least(3, tensors)
+
+
 def clone(input: Any) -> Any:
     """A copy with memory of its own; gradients flow through."""
     return apply(Clone(), input)
@@ -215,20 +255,9 @@ def contiguous(input: Any) -> Any:
 
 
 class ShapingMethods(TensorBase):
-    """Methods of Tensor that view it in another shape or order."""
+    """Methods of Tensor that give it another shape."""
 
     reshape, view, view_as, reshape_as = reshape, view_as_shape, view_as, reshape_as
-    flatten, unflatten, permute, transpose = flatten, unflatten, permute, transpose
-    swapaxes, movedim, t, squeeze, unsqueeze = transpose, movedim, t, squeeze, unsqueeze
+    flatten, unflatten, ravel, squeeze, unsqueeze = flatten, unflatten, ravel, squeeze, unsqueeze
     expand, expand_as, broadcast_to = expand, expand_as, broadcast_to
     clone, contiguous = clone, contiguous
-
-    @property
-    def T(self) -> Any:  # noqa: N802 - PyTorch's spelling
-        """All dimensions in reverse order."""
-        return permute(self, tuple(range(self._array.ndim))[::-1])
-
-    @property
-    def mT(self) -> Any:  # noqa: N802 - PyTorch's spelling
-        """The last two dimensions exchanged."""
-        return transpose(self, -1, -2)

@@ -34,46 +34,40 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..autograd.mode import mode
 from ..errors import ArgumentError, GradientError, ShapeError
 from ..ops.base import Op
 from . import formatting, graph
 from .arithmetic import ArithmeticMethods
+from .axes import AxesMethods
 from .conversion import CastMethods, ConversionMethods
 from .filling import FillingMethods
 from .gradients import GradientMethods
 from .indexing import IndexingMethods
-from .joining import JoiningMethods
 from .logic import LogicMethods
 from .moving import MovingMethods
+from .mutating import InPlaceMethods
 from .reductions import ReductionMethods
 from .shaping import ShapingMethods
+from .size import Size
+from .splitting import SplittingMethods
+from .unary import UnaryMethods
+from .windows import WindowMethods
 
 _blank = object.__new__
-
-
-class Size(tuple[int, ...]):
-    """A shape: a tuple of integers with `numel()`."""
-
-    __slots__ = ()
-
-    def numel(self) -> int:
-        """Number of elements of a tensor of this shape."""
-        count = 1
-        for s in self:
-            count *= s
-        return count
-
-    def __repr__(self) -> str:
-        return f"allgrad.Size({list(self)})"
 
 
 class Tensor(
     GradientMethods,
     ArithmeticMethods,
+    UnaryMethods,
+    InPlaceMethods,
     LogicMethods,
     ReductionMethods,
     ShapingMethods,
-    JoiningMethods,
+    AxesMethods,
+    WindowMethods,
+    SplittingMethods,
     MovingMethods,
     ConversionMethods,
     CastMethods,
@@ -93,7 +87,7 @@ class Tensor(
 
     def __init__(self, array: np.ndarray, requires_grad: bool = False) -> None:
         self._array = array if type(array) is np.ndarray else np.asarray(array)
-        self._version = [0]
+        self._version = graph.Untracked((0,)) if mode.inference else [0]
         if requires_grad:
             self.requires_grad = True
 

@@ -45,9 +45,27 @@ def row(name: str, ops: str, function: Callable[..., Any], *inputs: Spec, **opti
 
 def all_rows() -> list[Row]:
     """Every row of every family."""
-    from support import rows_elementwise, rows_losses, rows_network, rows_recurrent, rows_shape
+    from support import (
+        rows_elementwise,
+        rows_losses,
+        rows_margins,
+        rows_moves,
+        rows_network,
+        rows_recurrent,
+        rows_resampling,
+        rows_shape,
+    )
 
-    families = (rows_elementwise, rows_shape, rows_network, rows_recurrent, rows_losses)
+    families = (
+        rows_elementwise,
+        rows_moves,
+        rows_shape,
+        rows_network,
+        rows_recurrent,
+        rows_losses,
+        rows_margins,
+        rows_resampling,
+    )
     rows = [r for family in families for r in family.ROWS]
     names = [r.name for r in rows]
     assert len(set(names)) == len(names), "two rows of one name"
