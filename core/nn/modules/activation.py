@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import ArgumentError
 from ...tensors import Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
 from .. import init
@@ -40,8 +41,8 @@ class _Activation(Module):
     def extra_repr(self) -> str:
         return ", ".join(
             f"{name}={getattr(self, name)}"
-            for name, usual in self.settings
-            if getattr(self, name) != usual
+            for name in self._names
+            if name != "inplace" or self.inplace
         )
 
 
@@ -64,6 +65,13 @@ class Hardtanh(_Activation):
 
     function = staticmethod(F.hardtanh)
     settings = (("min_val", -1.0), ("max_val", 1.0), ("inplace", False))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.max_val <= self.min_val:
+            raise AssertionError(
+                f"Hardtanh: max_val {self.max_val} must be larger than min_val {self.min_val}"
+            )
 
 
 class LeakyReLU(_Activation):
@@ -155,12 +163,75 @@ class Hardsigmoid(_Activation):
     function = staticmethod(F.hardsigmoid)
     settings = (("inplace", False),)
 
+    def extra_repr(self) -> str:
+        return ""  # PyTorch's does not show `inplace` either
+
 
 class Hardswish(_Activation):
     """x * hardsigmoid(x)."""
 
     function = staticmethod(F.hardswish)
     settings = (("inplace", False),)
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+class Hardshrink(_Activation):
+    """x outside of [-lambd, lambd], else 0."""
+
+    function = staticmethod(F.hardshrink)
+    settings = (("lambd", 0.5),)
+
+    def extra_repr(self) -> str:
+        return str(self.lambd)
+
+
+class Softshrink(_Activation):
+    """x moved towards 0 by lambd, and 0 within."""
+
+    function = staticmethod(F.softshrink)
+    settings = (("lambd", 0.5),)
+
+    def extra_repr(self) -> str:
+        return str(self.lambd)
+
+
+class Tanhshrink(_Activation):
+    """x - tanh(x)."""
+
+    function = staticmethod(F.tanhshrink)
+
+
+class Threshold(Module):
+    """x where it is above `threshold`, else `value`."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
+        super().__init__()
+        self.threshold, self.value, self.inplace = threshold, value, inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.threshold(input, self.threshold, self.value, self.inplace)
+
+    def extra_repr(self) -> str:
+        inplace = ", inplace=True" if self.inplace else ""
+        return f"threshold={self.threshold}, value={self.value}{inplace}"
+
+
+class RReLU(_Activation):
+    """x where positive, else a * x with a random in [lower, upper]; their middle in evaluation."""
+
+    settings = (("lower", 1.0 / 8), ("upper", 1.0 / 3), ("inplace", False))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+
+
+class GLU(_Activation):
+    """a * sigmoid(b) of the halves a and b of the input along `dim`."""
+
+    function = staticmethod(F.glu)
+    settings = (("dim", -1),)
 
 
 class _AlongDim(Module):
@@ -171,10 +242,7 @@ class _AlongDim(Module):
         self.dim = dim
 
     def forward(self, input: Tensor) -> Tensor:
-        dim = self.dim
-        if dim is None:  # PyTorch's rule for an unset dimension
-            dim = 0 if input.ndim in (0, 1, 3) else 1
-        return type(self).function(input, dim)
+        return type(self).function(input, self.dim)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
@@ -190,6 +258,15 @@ class LogSoftmax(_AlongDim):
     """log(softmax(x)) along `dim`."""
 
     function = staticmethod(F.log_softmax)
+
+
+class Softmax2d(Module):
+    """softmax over the channels of (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim not in (3, 4):
+            raise ArgumentError(f"Softmax2d: expected 3 or 4 dimensions, came {tuple(input.shape)}")
+        return F.softmax(input, -3)
 
 
 class Softmin(_AlongDim):
