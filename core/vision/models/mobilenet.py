@@ -34,7 +34,7 @@ def _conv_norm_relu(
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
         norm(outputs),
-        nn.ReLU6(inplace=True),
+        nn.ReLU6(),
     )
 
 

@@ -62,7 +62,7 @@ class BasicBlock(nn.Module):
         norm = norm_layer or nn.BatchNorm2d
         self.conv1 = _conv3x3(inplanes, planes, stride)
         self.bn1 = norm(planes)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
         self.conv2 = _conv3x3(planes, planes)
         self.bn2 = norm(planes)
         self.downsample = downsample
@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, planes * self.expansion, 1, bias=False)
         self.bn3 = norm(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
         self.downsample = downsample
         self.stride = stride
 
@@ -168,7 +168,7 @@ class ResNet(nn.Module):
         else:
             self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = self._norm_layer(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
         if not small_images:
             self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         for stage, count in enumerate(layers):

@@ -46,10 +46,10 @@ class VGG(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
-            nn.ReLU(True),
+            nn.ReLU(),
             nn.Dropout(p=dropout),
             nn.Linear(4096, 4096),
-            nn.ReLU(True),
+            nn.ReLU(),
             nn.Dropout(p=dropout),
             nn.Linear(4096, num_classes),
         )
@@ -76,7 +76,7 @@ def _features(channels: Sequence[int], batch_norm: bool) -> nn.Sequential:
         layers.append(nn.Conv2d(before, now, 3, padding=1))
         if batch_norm:
             layers.append(nn.BatchNorm2d(now))
-        layers.append(nn.ReLU(inplace=True))
+        layers.append(nn.ReLU())
         before = now
     return nn.Sequential(*layers)
 
