@@ -72,7 +72,7 @@ _LAZY = (
     "launch",
     "nn",
     "optim",
-    "trace",
+    "kernel_counts",
     "utils",
     "vision",
 )
@@ -84,7 +84,7 @@ _LAZY_FUNCTIONS = {
 }
 
 if TYPE_CHECKING:
-    from . import nn, optim, trace, utils, vision
+    from . import kernel_counts, nn, optim, utils, vision
 
 
 def __getattr__(name: str) -> Any:

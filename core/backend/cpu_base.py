@@ -2,7 +2,7 @@
 
 Note [Fallback]: a kernel marked `@fast` either serves the call or raises `Unsupported(reason)`
 before it has written anything. Then the reference serves, the reason is counted in
-`allgrad.trace`, and with ALLGRAD_STRICT=1 the reason is an error instead.
+`allgrad.kernel_counts`, and with ALLGRAD_STRICT=1 the reason is an error instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import trace
+from .. import kernel_counts
 from ..errors import Unsupported
 from . import memory, onednn
 from .layout import Ints, element_strides, is_plain
@@ -108,14 +108,14 @@ class CpuBase(ReferenceBackend):
     def _fall_back(self, kernel: str, refusal: Unsupported) -> None:
         if self.strict:
             raise Unsupported(f"ALLGRAD_STRICT=1 and {kernel} fell back: {refusal}") from refusal
-        trace.count_fallback(kernel, str(refusal))
+        kernel_counts.count_fallback(kernel, str(refusal))
 
 
 def fast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a method that overrides a reference kernel. See Note [Fallback]."""
     name = kernel.__name__
     reference = getattr(ReferenceBackend, name)
-    count = trace.count_fast
+    count = kernel_counts.count_fast
 
     @functools.wraps(kernel)
     def served(self: CpuBase, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from allgrad import trace
+from allgrad import kernel_counts
 from allgrad.backend import onednn
 from allgrad.backend.cpu import CpuBackend
 from allgrad.backend.layout import copy_channels_last
@@ -23,11 +23,11 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[CpuBackend]:
     except Unsupported as missing:
         pytest.skip(str(missing))
     monkeypatch.setenv("ALLGRAD_STRICT", "1")
-    trace.reset()
+    kernel_counts.reset()
     backend = CpuBackend()
     yield backend
     backend.plans.clear()
-    trace.reset()
+    kernel_counts.reset()
 
 
 @pytest.fixture

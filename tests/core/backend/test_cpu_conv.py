@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from allgrad import trace
+from allgrad import kernel_counts
 from allgrad.backend import cpu_winograd
 from allgrad.backend.layout import is_channels_last
 
@@ -56,7 +56,7 @@ def test_forward(cpu, reference, draw, close, case, with_bias, activation):
     y = cpu.conv_forward(x, w, bias, *window, activation)
     close(y, reference.conv_forward(*_double(x, w, bias), *window, activation))
     assert is_channels_last(y)
-    assert trace.fast_counts() == {"conv_forward": 1}
+    assert kernel_counts.fast_counts() == {"conv_forward": 1}
 
 
 def test_gradient_for_the_input(cpu, reference, draw, close, case):
@@ -65,7 +65,7 @@ def test_gradient_for_the_input(cpu, reference, draw, close, case):
     grad_y = draw(*reference.conv_forward(draw(*x_shape), w, None, *window).shape)
     grad_x = cpu.conv_backward_input(grad_y, w, x_shape, *window)
     close(grad_x, reference.conv_backward_input(*_double(grad_y, w), x_shape, *window))
-    assert trace.fast_counts() == {"conv_backward_input": 1}
+    assert kernel_counts.fast_counts() == {"conv_backward_input": 1}
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -84,7 +84,7 @@ def test_gradient_for_the_weight(cpu, reference, draw, close, case, with_bias, g
         close(grad_b, want[1])
     else:
         assert grad_b is None
-    assert trace.fast_counts()["conv_backward_weight"] == 1
+    assert kernel_counts.fast_counts()["conv_backward_weight"] == 1
 
 
 @pytest.mark.parametrize("piece", [1, 2])
@@ -204,5 +204,5 @@ def test_float64_and_empty_batches_fall_back_and_are_counted(lenient, reference,
     grad_w, grad_b = lenient.conv_backward_weight(grad, empty, w.shape, *window, True)
     assert not grad_w.any()
     assert not grad_b.any()
-    reasons = {reason for _, reason in trace.fallback_counts()}
+    reasons = {reason for _, reason in kernel_counts.fallback_counts()}
     assert reasons == {"dtype float64", "empty array"}

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from allgrad import trace
+from allgrad import kernel_counts
 from allgrad.backend.layout import is_channels_last
 
 # x shape, kernel, stride, padding, dilation
@@ -42,7 +42,7 @@ def test_max_pool(lenient, reference, draw, case, ceil_mode, ties):
     np.testing.assert_array_equal(got, reference.max_pool_backward(grad, winners, x_shape, *window))
     if case != "dilation":  # for which oneDNN has only unoptimised code
         assert is_channels_last(y)
-        assert trace.fast_counts() == {"max_pool_forward": 1, "max_pool_backward": 1}
+        assert kernel_counts.fast_counts() == {"max_pool_forward": 1, "max_pool_backward": 1}
 
 
 def test_a_later_forward_does_not_disturb_an_earlier_one(cpu, reference, draw):
@@ -88,9 +88,9 @@ def test_avg_pool(lenient, reference, draw, close, case, ceil_mode, include):
         relative=2e-6,
     )
     allowed = {"ceil_mode window beyond the padding with count_include_pad"}
-    assert {reason for _, reason in trace.fallback_counts()} <= allowed
+    assert {reason for _, reason in kernel_counts.fallback_counts()} <= allowed
     if not (ceil_mode and include and any(padding)):
-        assert trace.fast_counts() == {"avg_pool_forward": 1, "avg_pool_backward": 1}
+        assert kernel_counts.fast_counts() == {"avg_pool_forward": 1, "avg_pool_backward": 1}
 
 
 def test_every_memory_layout(cpu, reference, draw, close, layout):

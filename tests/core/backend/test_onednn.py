@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from allgrad import trace
+from allgrad import kernel_counts
 from allgrad.backend import cpu_base, memory, onednn, onednn_plan
 from allgrad.backend.cpu import CpuBackend
 from allgrad.errors import Unsupported
@@ -48,14 +48,14 @@ MISSING = """
 import logging
 logging.basicConfig()
 import numpy as np
-from allgrad import trace
+from allgrad import kernel_counts
 from allgrad.backend.cpu import CpuBackend
 CpuBackend()
 backend = CpuBackend()
 x = np.ones((1, 1, 3, 3), np.float32)
 print(backend.conv_forward(x, x, None, (1, 1), (0, 0), (1, 1), 1).item())
 print(backend.matmul(np.ones((99, 99), "f"), np.ones((99, 99), "f"))[0, 0])
-print(len(trace.fallback_counts()))
+print(len(kernel_counts.fallback_counts()))
 """
 
 
@@ -175,7 +175,7 @@ def test_threads_have_their_own_backends_and_counters(cpu, reference, draw):
 
     def rank(number: int) -> None:
         backend = CpuBackend()
-        trace.reset()
+        kernel_counts.reset()
         barrier.wait(timeout=30)
         scaled = x * (number + 1)
         for _ in range(30):
@@ -184,8 +184,8 @@ def test_threads_have_their_own_backends_and_counters(cpu, reference, draw):
             backend.max_pool_backward(pooled, saved, y.shape, (2, 2), (2, 2), (0, 0), (1, 1))
             if not np.allclose(y, want * (number + 1), rtol=1e-4, atol=1e-4):
                 failures.append(f"rank {number}: wrong result")
-        if trace.fast_counts().get("conv_forward") != 30:
-            failures.append(f"rank {number}: {trace.fast_counts()}")
+        if kernel_counts.fast_counts().get("conv_forward") != 30:
+            failures.append(f"rank {number}: {kernel_counts.fast_counts()}")
         backend.plans.clear()
 
     threads = [threading.Thread(target=rank, args=(n,)) for n in range(4)]
