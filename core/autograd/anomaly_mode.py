@@ -27,7 +27,7 @@ class _Detector:
     def __init__(self, check_nan: bool) -> None:
         self.check_nan = check_nan
 
-    def note(self, op: Any) -> None:
+    def note(self, op: Any, inputs: Any) -> None:
         """Remember the user's frames that led to `op`, innermost first."""
         frames: list[tuple[str, int, str]] = []
         frame = sys._getframe(1)

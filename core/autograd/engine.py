@@ -120,7 +120,7 @@ class Run:
 
     def _process(self, node: Op, grad: Any) -> None:
         if node.hooks is not None:
-            grad = _run_hooks(node, grad)
+            grad = run_node_hooks(node, grad)
         if self.captured is not None:
             self._process_captured(node, grad)
             return
@@ -260,7 +260,8 @@ def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(a + b)
 
 
-def _run_hooks(node: Op, grad: Any) -> Any:
+def run_node_hooks(node: Op, grad: Any) -> Any:
+    """Pass the gradient of the output (of each output) of `node` through its hooks."""
     if node.outputs == 1:
         return run_hooks(node.hooks.get(0, {}), grad)
     grad = list(grad)

@@ -136,3 +136,44 @@ class enable_grad(_PlainSwitch):  # noqa: N801 - PyTorch's spelling
     """Inside, operations are recorded even within `no_grad`."""
 
     target = True
+
+
+class inference_mode(_Switch):  # noqa: N801 - PyTorch's spelling
+    """Like `no_grad`, and what is made inside can never enter a graph: ``with inference_mode():``.
+
+    Outside, such a tensor cannot be changed in place, nor saved for backward; `clone()` it.
+
+    Args:
+        mode: False switches inference off inside of an outer block, and recording on.
+    """
+
+    def __new__(cls, mode: Any = True) -> Any:
+        if callable(mode):  # as a decorator without parentheses
+            return cls()(mode)
+        return super().__new__(cls)
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        self.inference = bool(mode)
+        self._outer: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(mode.enabled)
+        self._outer.append(mode.inference)
+        mode.enabled, mode.inference = not self.inference, self.inference
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        mode.enabled, mode.inference = self._before.pop(), self._outer.pop()
+
+    def _again(self) -> _Switch:
+        return inference_mode(self.inference)
+
+
+def is_inference_mode_enabled() -> bool:
+    """True inside `inference_mode` on this thread."""
+    return mode.inference

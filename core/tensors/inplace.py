@@ -113,7 +113,7 @@ def assign(t: TensorBase, value: Any, name: str) -> Any:
         ) from None
     t._version[0] += 1
     if tracked:
-        _set_history(t, value)
+        set_history(t, value)
     return t
 
 
@@ -129,7 +129,8 @@ def _keep_original(op: Op, t: TensorBase) -> None:
         op.guards = tuple(guard for guard in op.guards if guard[0] is not version)
 
 
-def _set_history(t: TensorBase, value: TensorBase) -> None:
+def set_history(t: TensorBase, value: TensorBase) -> None:
+    """Give `t`, whose memory now holds `value`, the history of `value`."""
     root = root_of_history(t)
     if root is t:
         node = node_of(value)

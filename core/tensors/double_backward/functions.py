@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arithmetic, reductions, shaping
+from .. import arithmetic
 from ..tensor import Tensor
 
 Axes = tuple[int, ...] | None
@@ -20,8 +20,8 @@ def sum_to(t: Any, shape: tuple[int, ...]) -> Any:
         i + extra for i, s in enumerate(shape) if s == 1 and have[i + extra] != 1
     )
     if axes:
-        t = reductions.sum(t, axes, keepdim=True)
-    return t if t._array.shape == shape else shaping.reshape(t, shape)
+        t = t.sum(axes, keepdim=True)
+    return t if t._array.shape == shape else t.reshape(shape)
 
 
 def widened(t: Any, shape: tuple[int, ...], axes: Axes, keepdim: bool) -> Any:
@@ -31,8 +31,8 @@ def widened(t: Any, shape: tuple[int, ...], axes: Axes, keepdim: bool) -> Any:
     else:
         kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     if t._array.shape != kept:
-        t = shaping.reshape(t, kept)
-    return shaping.expand(t, shape)
+        t = t.reshape(kept)
+    return t.expand(shape)
 
 
 def masked(t: Any, mask: Any) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 from ...ops import loss, softmax
 from ...ops.maps import LinearMap
 from .. import arithmetic as fn
-from .. import reductions
 from . import Rule
 from .functions import masked, times
 from .node import Node
@@ -104,7 +103,7 @@ def _nll(node: Node, grad: Any) -> tuple[Any, None, None]:
     if not op.logits:
         return grad_log, None, None
     p = _log_softmax_of(node, log_p).exp()
-    return grad_log - p * reductions.sum(grad_log, 1, keepdim=True), None, None
+    return grad_log - p * grad_log.sum(1, keepdim=True), None, None
 
 
 def _soft_target(node: Node, grad: Any) -> tuple[Any, Any, None]:
@@ -115,7 +114,7 @@ def _soft_target(node: Node, grad: Any) -> tuple[Any, Any, None]:
     grad_x = grad_target = None
     if node.needs[0]:
         target = node.derived(1, weighted, LinearMap(*(lambda t: t * factor,) * 2, op))
-        total = reductions.sum(target, 1, keepdim=True)
+        total = target.sum(1, keepdim=True)
         grad_x = scale * (logs.exp() * total - target)
     if node.needs[1]:
         grad_target = times(-scale * logs, factor)

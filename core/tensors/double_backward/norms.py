@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from ...ops import norm as ops
-from .. import reductions, shaping
 from . import Rule
 from .activations import passed
 from .functions import sum_to
@@ -18,16 +17,16 @@ Axes = tuple[int, ...]
 
 def _standardised(x: Any, axes: Axes, eps: float) -> tuple[Any, Any]:
     """(x with mean 0 and variance 1 over `axes`, 1 / standard deviation), recorded."""
-    centred = x - reductions.mean(x, axes, keepdim=True)
-    variance = reductions.mean(centred * centred, axes, keepdim=True)
+    centred = x - x.mean(axes, keepdim=True)
+    variance = (centred * centred).mean(axes, keepdim=True)
     rstd = (variance + eps).rsqrt()
     return centred * rstd, rstd
 
 
 def _through(grad: Any, normal: Any, rstd: Any, axes: Axes) -> Any:
     """The gradient for x, from the gradient for the standardised x (`normal`)."""
-    mean = reductions.mean(grad, axes, keepdim=True)
-    share = reductions.mean(grad * normal, axes, keepdim=True)
+    mean = grad.mean(axes, keepdim=True)
+    share = (grad * normal).mean(axes, keepdim=True)
     return rstd * (grad - mean - normal * share)
 
 
@@ -88,15 +87,15 @@ def _group_norm(node: Node, grad: Any) -> tuple[Any, Any, Any]:
     op, (x, weight, *_) = node.op, node.saved
     size = math.prod(x.shape[1:]) // op.num_groups
     groups = (x.shape[0], op.num_groups, size)
-    t = shaping.reshape(node.input(0, x), groups)
+    t = node.input(0, x).reshape(groups)
     normal, rstd = _standardised(t, (2,), op.eps)
     w = _by_channel(node.input(1, weight), x.ndim)
     grad_x = grad_weight = None
     if node.needs[0]:
-        inner = shaping.reshape(_times(grad, w), groups)
-        grad_x = shaping.reshape(_through(inner, normal, rstd, (2,)), x.shape)
+        inner = _times(grad, w).reshape(groups)
+        grad_x = _through(inner, normal, rstd, (2,)).reshape(x.shape)
     if node.needs[1]:
-        grad_weight = channel_sum(grad * shaping.reshape(normal, x.shape))
+        grad_weight = channel_sum(grad * normal.reshape(x.shape))
     return grad_x, grad_weight, channel_sum(grad) if node.needs[2] else None
 
 

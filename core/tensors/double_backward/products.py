@@ -8,7 +8,6 @@ from ... import backend
 from ...ops import conv, linear
 from ...ops.maps import Trilinear
 from .. import arithmetic as fn
-from .. import reductions, shaping
 from ..graph import apply
 from . import Rule
 from .activations import passed
@@ -17,7 +16,7 @@ from .node import Node
 
 
 def _swapped(t: Any) -> Any:
-    return conjugate(shaping.transpose(t, -1, -2))
+    return conjugate(t.transpose(-1, -2))
 
 
 @complex_too
@@ -52,11 +51,11 @@ def _linear(node: Node, grad: Any) -> tuple[Any, ...]:
         grad_x = fn.matmul(grad, node.input(1, weight))
     if node.needs[1]:
         inputs = node.input(0, x)
-        rows = shaping.reshape(grad, -1, width)
-        grad_weight = fn.matmul(rows.t(), shaping.reshape(inputs, -1, inputs.shape[-1]))
+        rows = grad.reshape(-1, width)
+        grad_weight = fn.matmul(rows.t(), inputs.reshape(-1, inputs.shape[-1]))
     if node.needs[2]:
         axes = tuple(range(grad.ndim - 1))
-        grad_bias = reductions.sum(grad, axes) if axes else grad
+        grad_bias = grad.sum(axes) if axes else grad
     return grad_x, grad_weight, grad_bias
 
 
@@ -79,7 +78,7 @@ def convolution(op: Any, x_shape: Any, weight_shape: Any) -> tuple[Any, Any, Any
 
 def channel_sum(grad: Any) -> Any:
     """The sum over everything but the channels (axis 1)."""
-    return reductions.sum(grad, tuple(i for i in range(grad.ndim) if i != 1))
+    return grad.sum(tuple(i for i in range(grad.ndim) if i != 1))
 
 
 def _conv(node: Node, grad: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from ...ops import reduce as ops
 from ...ops import softmax
 from ...ops.maps import LinearMap
 from .. import arithmetic as fn
-from .. import joining, reductions, shaping
+from .. import joining
 from ..graph import apply
 from . import Rule
 from .functions import complex_too, masked, times, widened
@@ -36,18 +36,18 @@ def _prod(node: Node, grad: Any) -> tuple[Any]:
     x = node.input(0, node.saved[0])
     if not x.numel():
         return (masked(grad.sum(), False) + masked(x, False),)
-    flat = x.reshape(-1) if op.axis is None else shaping.movedim(x, op.axis, -1)
+    flat = x.reshape(-1) if op.axis is None else x.movedim(op.axis, -1)
     if op.axis is None:
         grad = grad.reshape(1)
     else:
-        grad = shaping.movedim(grad, op.axis, -1) if op.keepdim else grad.unsqueeze(-1)
+        grad = grad.movedim(op.axis, -1) if op.keepdim else grad.unsqueeze(-1)
     one = node.constant(np.ones((*flat.shape[:-1], 1), flat._array.dtype))
     before = _running_product(joining.cat([one, flat[..., :-1]], -1))
     after = _running_product(joining.cat([one, flat.flip(-1)[..., :-1]], -1)).flip(-1)
     result = grad * before * after
     if op.axis is None:
         return (result.reshape(tuple(x.shape)),)
-    return (shaping.movedim(result, -1, op.axis),)
+    return (result.movedim(-1, op.axis),)
 
 
 def _running_product(x: Any) -> Any:
@@ -126,12 +126,12 @@ def _logsumexp(node: Node, grad: Any) -> tuple[Any]:
 def _softmax(node: Node, grad: Any) -> tuple[Any]:
     y = node.output(node.saved[0])
     inner = grad * y
-    return (inner - y * reductions.sum(inner, node.op.axis, keepdim=True),)
+    return (inner - y * inner.sum(node.op.axis, keepdim=True),)
 
 
 def _log_softmax(node: Node, grad: Any) -> tuple[Any]:
     y = node.output(node.saved[0])
-    return (grad - y.exp() * reductions.sum(grad, node.op.axis, keepdim=True),)
+    return (grad - y.exp() * grad.sum(node.op.axis, keepdim=True),)
 
 
 def _pick(node: Node, grad: Any) -> tuple[Any, None]:

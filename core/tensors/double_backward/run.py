@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from heapq import heappush
 from typing import Any
 
-from ...autograd.engine import Run
+from ...autograd.engine import Run, run_node_hooks
 from ...autograd.mode import mode
 from ...errors import ShapeError
 from ...ops.base import Op
@@ -33,12 +33,25 @@ class TensorRun(Run):
             mode.enabled = before
             graph.compute_all()  # nothing of this run waits for memory that the user may change
 
-    def _results(self, node: Op, grad: Any) -> Any:
-        node.check_saved()
+    def _process(self, node: Op, grad: Any) -> None:
+        if node.hooks is not None:
+            grad = run_node_hooks(node, grad)
         wanted = node.needs
         if self.captured is not None:
+            if node in self.captured:
+                self._capture(node, grad)
+            if node not in self.leading:
+                return
             wanted = self._wanted(node)
-        return rule_of(node)(Node(node, wanted), grad)
+        node.check_saved()
+        results = rule_of(node)(Node(node, wanted), grad)
+        if self.anomaly is not None:
+            self.anomaly.check(node, results)
+        if not self.retain_graph:
+            node.release()
+        for parent, slot, result in zip(node.parents, node.slots, results, strict=False):
+            if parent is not None and (self.captured is None or self._leads(parent)):
+                self._deliver(parent, slot, result, False)
 
     def _deliver(self, parent: Any, slot: int, grad: Any, fresh: bool) -> None:
         if parent.is_leaf_node:

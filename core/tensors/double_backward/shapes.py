@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import GradientError
 from ...ops import index, shape, windows
 from ...ops.embedding import Embedding
 from ...ops.maps import LinearMap, gradient_map, transposable
-from .. import graph, inplace, shaping
+from ...ops.watch import Watch
+from .. import graph, inplace
 from ..graph import apply
 from . import Rule
 from .elementwise import unchanged
@@ -30,13 +32,13 @@ def moved(node: Node, grad: Any) -> tuple[Any]:
 
 @complex_too
 def _reshape(node: Node, grad: Any) -> tuple[Any]:
-    return (shaping.reshape(grad, node.op.input_shape),)
+    return (grad.reshape(node.op.input_shape),)
 
 
 @complex_too
 def _permute(node: Node, grad: Any) -> tuple[Any]:
     axes = node.op.axes
-    return (shaping.permute(grad, tuple(int(i) for i in np.argsort(axes))),)
+    return (grad.permute(tuple(int(i) for i in np.argsort(axes))),)
 
 
 @complex_too
@@ -49,7 +51,7 @@ def _cat(node: Node, grad: Any) -> tuple[Any, ...]:
 
 @complex_too
 def _stack(node: Node, grad: Any) -> tuple[Any, ...]:
-    return tuple(shaping.movedim(grad, node.op.axis, 0))
+    return tuple(grad.movedim(node.op.axis, 0))
 
 
 @complex_too
@@ -160,6 +162,20 @@ def _embedding(node: Node, grad: Any) -> tuple[None, Any]:
 
 
 @complex_too
+def _watch(node: Node, grad: Any) -> tuple[Any, ...]:
+    """Hooks on modules see the values; a gradient that they replace would lose its graph."""
+    grads = list(grad) if node.op.outputs > 1 else [grad]
+    arrays = [None if g is None else g._array for g in grads]
+    for before, after in zip(arrays, node.op.on_grads(list(arrays)), strict=True):
+        if before is not after:
+            raise GradientError(
+                "a backward hook of a module replaced a gradient, which is not supported with "
+                "create_graph=True; use hooks of tensors (register_hook)"
+            )
+    return tuple(grads)
+
+
+@complex_too
 def linear_map(node: Node, grad: Any) -> tuple[Any]:
     """The rule of a `LinearMap`: its adjoint."""
     return (apply(node.op.transposed(), grad),)
@@ -203,4 +219,5 @@ RULES: dict[type[Any], Rule] = {
     graph.AsStrided: _as_strided,
     inplace.AssignView: _assign_view,
     Embedding: _embedding,
+    Watch: _watch,
 }
