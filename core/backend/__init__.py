@@ -1,4 +1,4 @@
-"""Kernels of the devices behind one protocol. Imports: errors, trace, NumPy, libraries by ctypes.
+"""Kernels of the devices behind one protocol. Imports: errors, kernel_counts, NumPy, libraries by ctypes.
 
 Each thread has its own instance, because library primitives hold scratch memory and ranks may
 be threads.
@@ -46,9 +46,9 @@ def use(name: str) -> Backend:
 
         _instances.current = CpuBackend()
     elif name == "reference":
-        from .reference import ReferenceBackend
+        from .reference import RoundingReference
 
-        _instances.current = ReferenceBackend()
+        _instances.current = RoundingReference()
     else:
         raise OptionError.unknown("backend", name, ("cpu", "reference"))
     return _instances.current
