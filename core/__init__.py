@@ -55,6 +55,8 @@ from .tensors.indexing import *  # noqa: F403 - the module lists its names in __
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.moving import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.mutating import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.splitting import *  # noqa: F403 - the module lists its names in __all__

@@ -47,6 +47,7 @@ from .indexing import IndexingMethods
 from .logic import LogicMethods
 from .moving import MovingMethods
 from .mutating import InPlaceMethods
+from .pairs import PairMethods
 from .reductions import ReductionMethods
 from .shaping import ShapingMethods
 from .size import Size
@@ -61,6 +62,7 @@ class Tensor(
     GradientMethods,
     ArithmeticMethods,
     UnaryMethods,
+    PairMethods,
     InPlaceMethods,
     LogicMethods,
     ReductionMethods,
