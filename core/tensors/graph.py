@@ -119,7 +119,7 @@ def untracked(t: Any) -> Any:
 def link(op: Op, inputs: tuple[Any, ...]) -> None:
     """Enter `op` into the graph behind the nodes of its inputs."""
     if mode.anomaly is not None:
-        mode.anomaly.note(op)
+        mode.anomaly.note(op, inputs)
     if len(inputs) == 1:  # the usual case, without loops
         t = inputs[0]
         node = t._node if t._base is None else node_of(t)
