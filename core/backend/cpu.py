@@ -5,6 +5,7 @@ One family of kernels per file; what they share, falling back included, is in `c
 
 from __future__ import annotations
 
+from . import half
 from .cpu_conv import CpuConv
 from .cpu_elementwise import CpuElementwise
 from .cpu_group_norm import CpuGroupNorm
@@ -16,6 +17,7 @@ from .cpu_pool import CpuPool
 from .cpu_rnn import CpuRecurrent
 
 
+@half.served
 class CpuBackend(
     CpuRecurrent,
     CpuConv,

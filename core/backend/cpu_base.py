@@ -2,7 +2,9 @@
 
 Note [Fallback]: a kernel marked `@fast` either serves the call or raises `Unsupported(reason)`
 before it has written anything. Then the reference serves, the reason is counted in
-`allgrad.kernel_counts`, and with ALLGRAD_STRICT=1 the reason is an error instead.
+`allgrad.kernel_counts`, and with ALLGRAD_STRICT=1 the reason is an error instead. A call with
+float16 or bfloat16 arrays that the kernel does not serve as they are is served in float32, by the
+same kernel, and rounded; that is counted too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from .. import kernel_counts
 from ..errors import Unsupported
-from . import memory, onednn
+from . import half, memory, onednn
 from .layout import Ints, element_strides, is_plain
 from .onednn_plan import Plan, PlanCache, Scratch
 from .reference import ReferenceBackend
@@ -32,6 +34,7 @@ class CpuBase(ReferenceBackend):
         plans: prepared oneDNN primitives by kernel, shapes, strides and parameters.
         winograd: whether wide 3x3 convolutions may use it; ALLGRAD_WINOGRAD=0 says no.
         missing: why oneDNN is not available, or None.
+        bfloat16: whether the CPU multiplies bfloat16; else its products are float32's, rounded.
     """
 
     name = "cpu"
@@ -48,36 +51,60 @@ class CpuBase(ReferenceBackend):
         self._block = np.empty(0, F32)  # temporary of the optimizer steps
         self.missing: str | None = None
         self.engine: onednn.Engine | None = None
+        self.bfloat16 = False
         try:
             self.engine = onednn.Engine()
+            self.bfloat16 = self.engine.library.bfloat16
         except Unsupported as refusal:
             self.missing = str(refusal)
             _warn_once(self.missing)
 
-    def new_plan(self) -> Plan:
-        """An empty plan on this thread's engine.
+    def new_plan(self, dtype: np.dtype = F32) -> Plan:
+        """An empty plan on this thread's engine for arrays of float32 or bfloat16.
 
         Raises:
             Unsupported: oneDNN is not available.
         """
         if self.engine is None:
             raise Unsupported(f"oneDNN is not available: {self.missing}")
-        return Plan(self.engine, self.scratch)
+        return Plan(self.engine, self.scratch, onednn.F32 if dtype == F32 else onednn.BF16)
+
+    def element_type(self, *arrays: np.ndarray | None, product: bool = False) -> np.dtype:
+        """The type that all arrays (except None) have: float32 or bfloat16.
+
+        Args:
+            product: the work is matrix products, which oneDNN emulates at a quarter of float32's
+                speed where the CPU has no instructions for bfloat16.
+
+        Raises:
+            Unsupported: another type, or several, or one that is slow.
+        """
+        first: Any = arrays[0]
+        dtype = first.dtype
+        if dtype is not F32 and dtype != F32:
+            if dtype.kind != "V":
+                raise Unsupported(f"dtype {dtype}")
+            if product and not self.bfloat16:
+                raise Unsupported("this CPU has no instructions for bfloat16")
+        for array in arrays:
+            if array is not None and array.dtype is not dtype and array.dtype != dtype:
+                raise Unsupported(f"dtypes {dtype} and {array.dtype}")
+        return dtype
 
     def reordered(self, array: np.ndarray, strides: Ints) -> np.ndarray:
-        """A dense float32 copy of `array` with `strides`, by oneDNN (NumPy takes 5 times as long).
+        """A dense copy of `array` with `strides`, by oneDNN (NumPy takes 5 times as long).
 
         Views that oneDNN cannot describe are copied by NumPy.
         """
-        copy = np.ndarray(array.shape, F32, None, 0, strides)
-        if array.ndim > 6 or not is_plain(array.shape, array.strides, F32.itemsize):
+        size = array.itemsize
+        copy = np.ndarray(array.shape, array.dtype, None, 0, strides)
+        if array.ndim > 6 or not is_plain(array.shape, array.strides, size):
             copy[...] = array
             return copy
-        key = ("reorder", array.shape, array.strides, strides)
+        key = ("reorder", size, array.shape, array.strides, strides)
         plan = self.plans.get(key)
         if plan is None:
-            plan = self.new_plan()
-            size = F32.itemsize
+            plan = self.new_plan(array.dtype)
             given, wanted = (
                 plan.strided(array.shape, element_strides(array.shape, s, size))
                 for s in (array.strides, strides)
@@ -122,11 +149,15 @@ def fast(kernel: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = kernel(self, *args, **kwargs)
         except Unsupported as refusal:
+            if half.among(args):
+                kernel_counts.count_fallback(name, f"computed in float32: {refusal}")
+                return half.in_float32(functools.partial(served, self), args, kwargs)
             self._fall_back(name, refusal)
             return reference(self, *args, **kwargs)
         count(name)
         return result
 
+    served.serves_halves = True  # type: ignore[attr-defined]
     return served
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import Unsupported
 from . import cpu_winograd
-from .cpu_base import F32, CpuBase, fast, require_elements, require_float32
+from .cpu_base import F32, CpuBase, fast, require_elements
 from .layout import channels_last_strides
 from .onednn import dims
 from .onednn_plan import (
@@ -87,6 +87,12 @@ def grouped(weight_shape: Dims, groups: int) -> Dims:
 class CpuConv(CpuBase):
     """Kernels `conv_*` of the backend protocol."""
 
+    def _suits_winograd(
+        self, array: Array, x_shape: Dims, w_shape: Dims, window: tuple[Dims, Dims, Dims, int]
+    ) -> bool:
+        # bfloat16 has too few bits for the transforms, and a direct sum of it is fast
+        return self.winograd and array.dtype == F32 and cpu_winograd.suits(x_shape, w_shape, window)
+
     @fast
     def conv_forward(
         self,
@@ -100,16 +106,16 @@ class CpuConv(CpuBase):
         activation: str | None = None,
     ) -> Array:
         key = (
-            "conv_forward", x.shape, x.strides, weight.shape, weight.strides, bias is None,
-            stride, padding, dilation, groups, activation,
+            "conv_forward", x.itemsize, x.shape, x.strides, weight.shape, weight.strides,
+            bias is None, stride, padding, dilation, groups, activation,
         )  # fmt: skip
-        require_float32(x, weight, bias)
+        dtype = self.element_type(x, weight, bias, product=True)
         plan = self.plans.get(key)
         if plan is None:
             window = (stride, padding, dilation, groups)
             plan = self.plans.add(key, self._plan_forward(x, weight, bias, window, activation))
         y_shape, y_strides = plan.meta
-        y = np.ndarray(y_shape, F32, None, 0, y_strides)
+        y = np.ndarray(y_shape, dtype, None, 0, y_strides)
         if bias is None:
             plan.run(x, weight, y)
         else:
@@ -124,9 +130,9 @@ class CpuConv(CpuBase):
         window: tuple[Dims, Dims, Dims, int],
         activation: str | None,
     ) -> Plan:
-        plan, shape = self.new_plan(), _Geometry(x.shape, weight.shape, *window)
-        plan.meta = (shape.y_shape, channels_last_strides(shape.y_shape, F32.itemsize))
-        if self.winograd and cpu_winograd.suits(x.shape, weight.shape, window):
+        plan, shape = self.new_plan(x.dtype), _Geometry(x.shape, weight.shape, *window)
+        plan.meta = (shape.y_shape, channels_last_strides(shape.y_shape, x.itemsize))
+        if self._suits_winograd(x, x.shape, weight.shape, window):
             cpu_winograd.build_forward(plan, x, weight, bias, activation)
             return plan
         descriptor = shape.forward(plan, bias is not None)
@@ -155,24 +161,24 @@ class CpuConv(CpuBase):
         groups: int,
     ) -> Array:
         key = (
-            "conv_backward_input", grad_y.shape, grad_y.strides, weight.shape, weight.strides,
-            x_shape, stride, padding, dilation, groups,
+            "conv_backward_input", grad_y.itemsize, grad_y.shape, grad_y.strides, weight.shape,
+            weight.strides, x_shape, stride, padding, dilation, groups,
         )  # fmt: skip
-        require_float32(grad_y, weight)
+        dtype = self.element_type(grad_y, weight, product=True)
         plan = self.plans.get(key)
         if plan is None:
             window = (stride, padding, dilation, groups)
             plan = self.plans.add(key, self._plan_input(grad_y, weight, x_shape, window))
-        grad_x = np.ndarray(x_shape, F32, None, 0, plan.meta)
+        grad_x = np.ndarray(x_shape, dtype, None, 0, plan.meta)
         plan.run(grad_y, weight, grad_x)
         return grad_x
 
     def _plan_input(
         self, grad_y: Array, weight: Array, x_shape: Dims, window: tuple[Dims, Dims, Dims, int]
     ) -> Plan:
-        plan, shape = self.new_plan(), _Geometry(x_shape, weight.shape, *window)
-        plan.meta = channels_last_strides(x_shape, F32.itemsize)
-        if self.winograd and cpu_winograd.suits(x_shape, weight.shape, window):
+        plan, shape = self.new_plan(grad_y.dtype), _Geometry(x_shape, weight.shape, *window)
+        plan.meta = channels_last_strides(x_shape, grad_y.itemsize)
+        if self._suits_winograd(grad_y, x_shape, weight.shape, window):
             cpu_winograd.build_input_gradient(plan, grad_y, weight)
             return plan
         wanted, target = plan.channels_last(grad_y.shape), plan.channels_last(x_shape)
@@ -203,11 +209,12 @@ class CpuConv(CpuBase):
         out: Array | None = None,
     ) -> tuple[Array, Array | None]:
         key = (
-            "conv_backward_weight", grad_y.shape, grad_y.strides, x.shape, x.strides, weight_shape,
-            stride, padding, dilation, groups, with_bias, None if out is None else out.strides,
+            "conv_backward_weight", x.itemsize, grad_y.shape, grad_y.strides, x.shape, x.strides,
+            weight_shape, stride, padding, dilation, groups, with_bias,
+            None if out is None else out.strides,
         )  # fmt: skip
-        require_float32(grad_y, x, out)
-        grad_weight = np.empty(weight_shape, F32) if out is None else out
+        dtype = self.element_type(grad_y, x, out, product=True)
+        grad_weight = np.empty(weight_shape, dtype) if out is None else out
         plan = self.plans.get(key)
         if plan is None:
             window = (stride, padding, dilation, groups)
@@ -216,7 +223,7 @@ class CpuConv(CpuBase):
         if not with_bias or plan.meta == "no bias":
             plan.run(x, grad_y, grad_weight)
             return grad_weight, self.sum_to_channels(grad_y) if with_bias else None
-        grad_bias = np.empty(weight_shape[0], F32)
+        grad_bias = np.empty(weight_shape[0], dtype)
         plan.run(x, grad_y, grad_weight, grad_bias)
         return grad_weight, grad_bias
 
@@ -229,8 +236,8 @@ class CpuConv(CpuBase):
         with_bias: bool,
     ) -> Plan:
         require_elements(grad_y, x)
-        plan, shape = self.new_plan(), _Geometry(x.shape, grad_weight.shape, *window)
-        if self.winograd and cpu_winograd.suits(x.shape, grad_weight.shape, window):
+        plan, shape = self.new_plan(x.dtype), _Geometry(x.shape, grad_weight.shape, *window)
+        if self._suits_winograd(x, x.shape, grad_weight.shape, window):
             plan.meta = "no bias"  # the sums over tiles do not contain it
             cpu_winograd.build_weight_gradient(plan, x, grad_y, grad_weight)
             return plan

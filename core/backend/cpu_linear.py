@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ShapeError
-from .cpu_base import F32, CpuBase, fast, require_elements, require_float32
+from .cpu_base import F32, CpuBase, fast, require_elements
 from .layout import element_strides, is_plain
 from .onednn_plan import ARG_BIAS, ARG_DST, ARG_SRC, ARG_WEIGHTS, Plan
 from .protocol import Array, Dims
@@ -30,15 +30,17 @@ class CpuLinear(CpuBase):
     def linear_forward(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None = None
     ) -> Array:
-        require_float32(x, weight, bias)
+        dtype = self.element_type(x, weight, bias, product=True)
         (m, k), n = x.shape, weight.shape[0]
-        if _blas_is_faster(m, n, k):
+        if _blas_is_faster(m, n, k) and dtype == F32:
             return super().linear_forward(x, weight, bias, activation)
-        key = ("linear", x.shape, x.strides, n, weight.strides, bias is None, activation)
+        key = (
+            "linear", x.itemsize, x.shape, x.strides, n, weight.strides, bias is None, activation,
+        )  # fmt: skip
         plan = self.plans.get(key)
         if plan is None:
             plan = self.plans.add(key, self._plan_product(x, weight.T, None, bias, activation))
-        y = np.empty((m, n), F32)
+        y = np.empty((m, n), dtype)
         if bias is None:
             plan.run(x, weight.T, y)
         else:
@@ -47,18 +49,18 @@ class CpuLinear(CpuBase):
 
     @fast
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        require_float32(a, b, out)
+        dtype = self.element_type(a, b, out, product=True)
         m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
         if k != b.shape[-2]:
             raise ShapeError(f"matmul: inner sizes differ: {a.shape} @ {b.shape}")
-        if _blas_is_faster(m, n, k):
+        if _blas_is_faster(m, n, k) and dtype == F32:
             return super().matmul(a, b, out)
         out_strides = None if out is None else out.strides
-        key = ("matmul", a.shape, a.strides, b.shape, b.strides, out_strides)
+        key = ("matmul", a.itemsize, a.shape, a.strides, b.shape, b.strides, out_strides)
         plan = self.plans.get(key)
         if plan is None:
             plan = self.plans.add(key, self._plan_product(a, b, out))
-        y = np.empty(plan.meta, F32) if out is None else out
+        y = np.empty(plan.meta, dtype) if out is None else out
         plan.run(a, b, y)
         return y
 
@@ -71,7 +73,7 @@ class CpuLinear(CpuBase):
         activation: str | None = None,
     ) -> Plan:
         require_elements(a, b)
-        plan, ndim = self.new_plan(), max(a.ndim, b.ndim)
+        plan, ndim = self.new_plan(a.dtype), max(a.ndim, b.ndim)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         y_shape = (*batch, a.shape[-2], b.shape[-1])
         source, source_memory = _operand(plan, a, ndim)

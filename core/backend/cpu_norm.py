@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import is_half
 from ..errors import Unsupported
-from .cpu_base import F32, CpuBase, fast, require_elements, require_float32
+from .cpu_base import F32, CpuBase, fast, require_elements
 from .layout import channels_last_strides
 from .onednn_plan import (
     ARG_DIFF_DST,
@@ -32,7 +33,7 @@ from .onednn_plan import (
     QUERY_WORKSPACE,
     Plan,
 )
-from .protocol import Array, Dims
+from .protocol import Array
 
 _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
 _USE_GLOBAL_STATS, _USE_SCALE, _USE_SHIFT, _FUSE_RELU = 1, 2, 4, 8
@@ -43,6 +44,7 @@ class _Mask:
     """oneDNN's workspace: which results of one forward call the fused ReLU let through."""
 
     workspace: Array
+    of: int  # bytes per element of the call's input
 
 
 class CpuNorm(CpuBase):
@@ -57,14 +59,14 @@ class CpuNorm(CpuBase):
         eps: float,
         activation: str | None = None,
     ) -> tuple[Array, Array, Array, Any]:
-        require_float32(x, weight, bias)
-        key = ("batch_norm", x.shape, x.strides, eps, activation)
+        dtype = self.element_type(x)
+        key = ("batch_norm", x.itemsize, x.shape, x.strides, eps, activation)
         plan = self.plans.get(key)
         if plan is None:
             plan = self.plans.add(key, self._plan_batch_norm(x, eps, activation, True))
         y_strides, mask_nbytes = plan.meta
         channels = x.shape[1]
-        y = np.ndarray(x.shape, F32, None, 0, y_strides)
+        y = np.ndarray(x.shape, dtype, None, 0, y_strides)
         mean, var = np.empty(channels, F32), np.empty(channels, F32)
         scale, shift = self._affine(weight, bias, channels)
         if activation is None:
@@ -73,7 +75,7 @@ class CpuNorm(CpuBase):
         mask = np.empty(mask_nbytes, np.uint8)
         plan.run(x, scale, shift, mean, var, y, mask)
         _require_finite(mean, var, scale, shift)
-        return y, mean, var, _Mask(mask)
+        return y, mean, var, _Mask(mask, x.itemsize)
 
     @fast
     def batch_norm_inference(
@@ -86,12 +88,12 @@ class CpuNorm(CpuBase):
         eps: float,
         activation: str | None = None,
     ) -> Array:
-        require_float32(x, weight, bias, mean, var)
-        key = ("batch_norm_inference", x.shape, x.strides, eps, activation)
+        dtype = self.element_type(x)
+        key = ("batch_norm_inference", x.itemsize, x.shape, x.strides, eps, activation)
         plan = self.plans.get(key)
         if plan is None:
             plan = self.plans.add(key, self._plan_batch_norm(x, eps, activation, False))
-        y = np.ndarray(x.shape, F32, None, 0, plan.meta[0])
+        y = np.ndarray(x.shape, dtype, None, 0, plan.meta[0])
         scale, shift = self._affine(weight, bias, x.shape[1])
         plan.run(x, scale, shift, _vector(mean), _vector(var), y)
         return y
@@ -100,14 +102,14 @@ class CpuNorm(CpuBase):
         self, x: Array, eps: float, activation: str | None, training: bool
     ) -> Plan:
         require_elements(x)
-        plan, y_strides = self.new_plan(), _strides(x.shape)
+        plan, y_strides = self.new_plan(x.dtype), channels_last_strides(x.shape, x.itemsize)
         x = _with_space(x)
         flags = _USE_SCALE | _USE_SHIFT
         if not training:
             flags |= _USE_GLOBAL_STATS
         elif activation == "relu":
             flags |= _FUSE_RELU
-        data, vector = plan.channels_last(x.shape), plan.dense((x.shape[1],))
+        data, vector = plan.channels_last(x.shape), plan.vector(x.shape[1])
         kind = _describe(plan, data, eps, flags)
         arguments = {ARG_SRC: plan.activation(x)[1]}
         for argument in (ARG_SCALE, ARG_SHIFT, ARG_MEAN, ARG_VARIANCE):
@@ -136,17 +138,17 @@ class CpuNorm(CpuBase):
         saved: Any,
         activation: str | None = None,
     ) -> tuple[Array, Array, Array]:
-        if activation is not None and not isinstance(saved, _Mask):
-            raise Unsupported("the reference served the forward pass")
-        require_float32(grad_y, x, weight, mean, var)
+        dtype = self.element_type(grad_y, x)
+        if activation is not None and not (isinstance(saved, _Mask) and saved.of == x.itemsize):
+            raise Unsupported("another kernel served the forward pass")
         key = (
-            "batch_norm_backward", x.shape, x.strides, grad_y.strides, eps, activation,
+            "batch_norm_backward", x.itemsize, x.shape, x.strides, grad_y.strides, eps, activation,
         )  # fmt: skip
         plan = self.plans.get(key)
         if plan is None:
             plan = self.plans.add(key, self._plan_batch_norm_gradient(grad_y, x, eps, activation))
         channels = x.shape[1]
-        grad_x = np.ndarray(x.shape, F32, None, 0, plan.meta)
+        grad_x = np.ndarray(x.shape, dtype, None, 0, plan.meta)
         grad_scale, grad_shift = np.empty(channels, F32), np.empty(channels, F32)
         scale, _ = self._affine(weight, None, channels)
         arrays = (x, grad_y, scale, _vector(mean), _vector(var), grad_x, grad_scale, grad_shift)
@@ -160,11 +162,11 @@ class CpuNorm(CpuBase):
         self, grad_y: Array, x: Array, eps: float, activation: str | None
     ) -> Plan:
         require_elements(x)
-        plan = self.new_plan()
-        plan.meta = _strides(x.shape)
+        plan = self.new_plan(x.dtype)
+        plan.meta = channels_last_strides(x.shape, x.itemsize)
         x, grad_y = _with_space(x), _with_space(grad_y)
         flags = _USE_SCALE | _USE_SHIFT | (_FUSE_RELU if activation == "relu" else 0)
-        data, vector = plan.channels_last(x.shape), plan.dense((x.shape[1],))
+        data, vector = plan.channels_last(x.shape), plan.vector(x.shape[1])
         kind = plan.describe(
             "batch_normalization_backward", _BACKWARD, data, data, data, eps, flags,
             _describe(plan, data, eps, flags), plan.attributes(),
@@ -195,10 +197,6 @@ def _describe(plan: Plan, data: int, eps: float, flags: int) -> int:
     )  # fmt: skip
 
 
-def _strides(shape: Dims) -> Dims:
-    return channels_last_strides(shape, F32.itemsize)
-
-
 def _with_space(x: Array) -> Array:
     """(N, C) as (N, C, 1, 1) and (N, C, L) as (N, C, 1, L): oneDNN has no faster path for fewer."""
     if x.ndim == 2:
@@ -207,6 +205,11 @@ def _with_space(x: Array) -> Array:
 
 
 def _vector(array: Array) -> Array:
+    """One float32 number for each channel, as oneDNN wants it for every type of x."""
+    if array.dtype != F32:
+        if not is_half(array.dtype):
+            raise Unsupported(f"dtype {array.dtype}")
+        return array.astype(F32)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Unsupported
-from .cpu_base import F32, CpuBase, fast, require_elements, require_float32
+from .cpu_base import F32, CpuBase, fast, require_elements
 from .layout import channels_last_strides
 from .onednn import dims
 from .onednn_plan import (
@@ -26,6 +26,7 @@ from .reference.pool import pooled_shape, right_padding
 _FORWARD_TRAINING = 64
 _MAX, _AVERAGE_INCLUDE, _AVERAGE_EXCLUDE = 0x1FF, 0x2FF, 0x3FF
 _LOWEST = -float(np.finfo(F32).max)  # what oneDNN's max starts from
+_LOWEST_BITS = 0xFF7F  # the same of bfloat16; more are -inf and negative NaN
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class _Winners:
     """oneDNN's workspace: which element won in each window of one forward call."""
 
     workspace: Array
+    of: int  # bytes per element of the call's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +81,35 @@ class CpuPool(CpuBase):
         dilation: Dims,
         ceil_mode: bool,
     ) -> tuple[Array, Any]:
-        require_float32(x)
-        key = ("max_pool", x.shape, x.strides, kernel, stride, padding, dilation, ceil_mode)
+        dtype = self.element_type(x)
+        key = (
+            "max_pool",
+            x.itemsize,
+            x.shape,
+            x.strides,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+        )
         plan = self.plans.get(key)
         if plan is None:
             window = _Window(_MAX, kernel, stride, padding, dilation, ceil_mode)
             plan = self.plans.add(key, self._plan_pool(x, window))
         y_shape, y_strides, workspace_nbytes = plan.meta
-        y = np.ndarray(y_shape, F32, None, 0, y_strides)
+        y = np.ndarray(y_shape, dtype, None, 0, y_strides)
         workspace = np.empty(workspace_nbytes, np.uint8)
         plan.run(x, y, workspace)
-        if y.min() <= _LOWEST:
+        if _holds_lowest(y):
             # A window held nothing above oneDNN's starting value: all NaN or all -inf. oneDNN
             # returns that starting value; the reference says what PyTorch says.
             raise Unsupported("a window holds only NaN or -inf")
-        return y, _Winners(workspace)
+        return y, _Winners(workspace, x.itemsize)
 
     def _plan_pool(self, x: Array, window: _Window) -> Plan:
         require_elements(x)
-        plan = self.new_plan()
+        plan = self.new_plan(x.dtype)
         y_shape = pooled_shape(
             x.shape, window.kernel, window.stride, window.padding, window.dilation,
             window.ceil_mode,
@@ -111,7 +123,7 @@ class CpuPool(CpuBase):
             nbytes = plan.nbytes(chosen)
             arguments[ARG_WORKSPACE] = plan.external(chosen)
         plan.call(kind, arguments)
-        plan.meta = (y_shape, channels_last_strides(y_shape, F32.itemsize), nbytes)
+        plan.meta = (y_shape, channels_last_strides(y_shape, x.itemsize), nbytes)
         return plan
 
     @fast
@@ -125,31 +137,31 @@ class CpuPool(CpuBase):
         padding: Dims,
         dilation: Dims,
     ) -> Array:
-        if not isinstance(saved, _Winners):
-            raise Unsupported("the reference served the forward pass")
-        require_float32(grad_y)
+        dtype = self.element_type(grad_y)
+        if not (isinstance(saved, _Winners) and saved.of == grad_y.itemsize):
+            raise Unsupported("another kernel served the forward pass")
         key = (
-            "max_pool_backward", grad_y.shape, grad_y.strides, x_shape, kernel, stride, padding,
-            dilation,
+            "max_pool_backward", grad_y.itemsize, grad_y.shape, grad_y.strides, x_shape, kernel,
+            stride, padding, dilation,
         )  # fmt: skip
         plan = self.plans.get(key)
         if plan is None:
             window = _Window(_MAX, kernel, stride, padding, dilation, False)
             plan = self.plans.add(key, self._plan_gradient(grad_y, x_shape, window))
-        grad_x = np.ndarray(x_shape, F32, None, 0, plan.meta)
+        grad_x = np.ndarray(x_shape, dtype, None, 0, plan.meta)
         plan.run(grad_y, saved.workspace, grad_x)
         return grad_x
 
     def _plan_gradient(self, grad_y: Array, x_shape: Dims, window: _Window) -> Plan:
         require_elements(grad_y)
-        plan = self.new_plan()
+        plan = self.new_plan(grad_y.dtype)
         kind = window.describe(plan, x_shape, grad_y.shape, gradient=True)
         arguments = {ARG_DIFF_DST: plan.activation(grad_y)[1]}
         if window.algorithm == _MAX:
             arguments[ARG_WORKSPACE] = plan.external(plan.query(kind, QUERY_WORKSPACE))
         arguments[ARG_DIFF_SRC] = plan.external(plan.channels_last(x_shape))
         plan.call(kind, arguments)
-        plan.meta = channels_last_strides(x_shape, F32.itemsize)
+        plan.meta = channels_last_strides(x_shape, grad_y.itemsize)
         return plan
 
     @fast
@@ -162,9 +174,10 @@ class CpuPool(CpuBase):
         ceil_mode: bool,
         count_include_pad: bool,
     ) -> Array:
-        require_float32(x)
+        dtype = self.element_type(x)
         key = (
-            "avg_pool", x.shape, x.strides, kernel, stride, padding, ceil_mode, count_include_pad,
+            "avg_pool", x.itemsize, x.shape, x.strides, kernel, stride, padding, ceil_mode,
+            count_include_pad,
         )  # fmt: skip
         plan = self.plans.get(key)
         if plan is None:
@@ -173,7 +186,7 @@ class CpuPool(CpuBase):
             _require_equal_counts(x.shape, plan.meta[0], window)
             self.plans.add(key, plan)
         y_shape, y_strides, _ = plan.meta
-        y = np.ndarray(y_shape, F32, None, 0, y_strides)
+        y = np.ndarray(y_shape, dtype, None, 0, y_strides)
         plan.run(x, y)
         return y
 
@@ -188,19 +201,25 @@ class CpuPool(CpuBase):
         ceil_mode: bool,
         count_include_pad: bool,
     ) -> Array:
-        require_float32(grad_y)
+        dtype = self.element_type(grad_y)
         key = (
-            "avg_pool_backward", grad_y.shape, grad_y.strides, x_shape, kernel, stride, padding,
-            ceil_mode, count_include_pad,
+            "avg_pool_backward", grad_y.itemsize, grad_y.shape, grad_y.strides, x_shape, kernel,
+            stride, padding, ceil_mode, count_include_pad,
         )  # fmt: skip
         plan = self.plans.get(key)
         if plan is None:
             window = _average(kernel, stride, padding, ceil_mode, count_include_pad)
             _require_equal_counts(x_shape, grad_y.shape, window)
             plan = self.plans.add(key, self._plan_gradient(grad_y, x_shape, window))
-        grad_x = np.ndarray(x_shape, F32, None, 0, plan.meta)
+        grad_x = np.ndarray(x_shape, dtype, None, 0, plan.meta)
         plan.run(grad_y, grad_x)
         return grad_x
+
+
+def _holds_lowest(y: Array) -> bool:
+    if y.dtype == F32:
+        return bool(y.min() <= _LOWEST)
+    return bool(y.view(np.uint16).max() >= _LOWEST_BITS)
 
 
 def _average(

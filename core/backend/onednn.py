@@ -23,6 +23,7 @@ from ..errors import Unsupported
 
 MAX_NDIMS = 12
 F32 = 3
+BF16 = 2
 TAG_ANY = 1
 ENGINE_CPU = 1
 STREAM_IN_ORDER = 1
@@ -155,6 +156,7 @@ class Library:
         path: file that was loaded.
         version: (major, minor, patch).
         runtime: name of the CPU threading runtime, for example "OpenMP".
+        bfloat16: whether the CPU multiplies bfloat16; without that, oneDNN emulates it.
     """
 
     def __init__(self, path: str) -> None:
@@ -178,6 +180,8 @@ class Library:
         self._dll.dnnl_memory_desc_equal.argtypes = (c_void_p, c_void_p)
         self._dll.dnnl_primitive_desc_query_md.argtypes = (c_void_p, c_int, c_int)
         self._dll.dnnl_primitive_desc_query_md.restype = c_void_p
+        # Bits of `dnnl_cpu_isa_t`; 0x80 is AVX-512's instructions for bfloat16.
+        self.bfloat16 = bool(self._dll.dnnl_get_effective_cpu_isa() & 0x80)
         self.memory_desc_get_size = self._dll.dnnl_memory_desc_get_size
         self.memory_desc_equal = self._dll.dnnl_memory_desc_equal
         self.primitive_desc_query_md = self._dll.dnnl_primitive_desc_query_md

@@ -96,10 +96,17 @@ class Plan:
 
     Build with the descriptor and call methods, then `seal()`; afterwards only `run` and `close`.
     External memories are filled by the arrays given to `run`, in the order of their creation.
+
+    Args:
+        engine: whose primitives these are.
+        scratch: where intermediates go.
+        element: type of the elements, `onednn.F32` or `onednn.BF16`; only `vector` and `constant`
+            are float32 in any plan.
     """
 
-    def __init__(self, engine: onednn.Engine, scratch: Scratch) -> None:
+    def __init__(self, engine: onednn.Engine, scratch: Scratch, element: int = onednn.F32) -> None:
         self.engine, self.library, self.scratch = engine, engine.library, scratch
+        self.element = element
         self.stream: int = engine.stream or 0
         self._set_handle = self.library.set_data_handle
         self._execute = self.library.execute
@@ -126,28 +133,35 @@ class Plan:
         return handle
 
     def strided(self, shape: Sequence[int], strides: Sequence[int]) -> int:
-        """Descriptor of a float32 array; `strides` in elements."""
+        """Descriptor of an array of the plan's elements; `strides` in elements."""
+        return self._strided(shape, strides, self.element)
+
+    def _strided(self, shape: Sequence[int], strides: Sequence[int], element: int) -> int:
         return self._temporary(
             "memory_desc_destroy", "memory_desc_create_with_strides",
-            len(shape), onednn.dims(shape), onednn.F32, onednn.dims(strides),
+            len(shape), onednn.dims(shape), element, onednn.dims(strides),
         )  # fmt: skip
 
-    def dense(self, shape: Sequence[int]) -> int:
-        """Descriptor of a C-contiguous float32 array."""
+    def vector(self, count: int) -> int:
+        """Descriptor of `count` float32 numbers: statistics, and scales of channels."""
+        return self.dense((count,), onednn.F32)
+
+    def dense(self, shape: Sequence[int], element: int | None = None) -> int:
+        """Descriptor of a C-contiguous array, of the plan's elements unless told otherwise."""
         steps = [1] * len(shape)
         for axis in range(len(shape) - 2, -1, -1):
             steps[axis] = steps[axis + 1] * shape[axis + 1]
-        return self.strided(shape, steps)
+        return self._strided(shape, steps, element or self.element)
 
     def channels_last(self, shape: Sequence[int]) -> int:
-        """Descriptor of a dense channels-last float32 array of logical `shape` (N, C, *spatial)."""
+        """Descriptor of a dense channels-last array of logical `shape` (N, C, *spatial)."""
         return self.strided(shape, channels_last_strides(tuple(shape)))
 
     def any(self, shape: Sequence[int]) -> int:
         """Descriptor that lets the primitive choose the layout."""
         return self._temporary(
             "memory_desc_destroy", "memory_desc_create_with_tag",
-            len(shape), onednn.dims(shape), onednn.F32, onednn.TAG_ANY,
+            len(shape), onednn.dims(shape), self.element, onednn.TAG_ANY,
         )  # fmt: skip
 
     def attributes(self, *post_ops: PostOp, scaled: Sequence[int] = ()) -> int:
@@ -266,8 +280,8 @@ class Plan:
         return handle
 
     def constant(self, array: np.ndarray) -> int:
-        """Memory that always holds the dense `array`, which the plan keeps alive."""
-        handle = self._memory(self.dense(array.shape))
+        """Memory that always holds the dense float32 `array`, which the plan keeps alive."""
+        handle = self._memory(self.dense(array.shape, onednn.F32))
         self._hold(handle, array)
         return handle
 

@@ -12,8 +12,9 @@ from .. import dtypes
 def tensor_text(t: Any) -> str:
     """``tensor([...], dtype=..., grad_fn=...)``."""
     array = t._array
+    shown = array.astype(np.float32) if array.dtype.kind == "V" else array  # 1. instead of 1
     body = np.array2string(
-        array, precision=4, separator=", ", threshold=1000, edgeitems=3, prefix="tensor("
+        shown, precision=4, separator=", ", threshold=1000, edgeitems=3, prefix="tensor("
     )
     parts = [f"tensor({body}"]
     if array.size == 0 and array.ndim != 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import half
 from .conv import ConvKernels
 from .linear import ElementwiseKernels, LinearKernels
 from .norm import NormKernels
@@ -36,3 +37,8 @@ class ReferenceBackend(
 
     def __init__(self, xp: Any = np) -> None:
         self.xp = xp
+
+
+@half.served
+class RoundingReference(ReferenceBackend):
+    """The reference as a user's backend: it also takes float16 and bfloat16 arrays."""

@@ -98,7 +98,7 @@ def test_inner_sizes_must_agree(cpu, draw):
         cpu.matmul(draw(3, 4), draw(5, 6))
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64])
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_other_dtypes_fall_back(lenient, dtype):
     a, b = np.arange(12).reshape(3, 4).astype(dtype), np.arange(8).reshape(4, 2).astype(dtype)
     y = lenient.matmul(a, b)

@@ -1,0 +1,80 @@
+"""Kernels on float16 and bfloat16 arrays by way of float32: widen, compute, round once.
+
+See Note [Half precision] in `dtypes.py`. May import: dtypes, NumPy.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..dtypes import is_half
+from .protocol import Backend
+
+B = TypeVar("B", bound=type)
+
+
+def among(values: Iterable[Any]) -> bool:
+    """Whether one of `values` is a half array."""
+    return any(type(v) is np.ndarray and is_half(v.dtype) for v in values)
+
+
+def in_float32(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run `kernel` on float32 copies of its half arrays; `args` has at least one.
+
+    The result, of several the first, is rounded to the type of the first half array; the others
+    are statistics or gradients of parameters, which the engine casts. What the kernel changed in
+    place, all of its arguments if it returns nothing, is written back.
+    """
+    copies: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def widened(value: Any) -> Any:
+        if type(value) is not np.ndarray or not is_half(value.dtype):
+            return value
+        copies.append((value, value.astype(np.float32)))
+        return copies[-1][1]
+
+    wide = [widened(v) for v in args]
+    result = kernel(*wide, **{key: widened(v) for key, v in kwargs.items()})
+    if result is None:
+        for original, copy in copies:
+            if original.flags.writeable:
+                original[...] = copy
+        return None
+    if isinstance(result, tuple):
+        return (_narrowed(result[0], copies), *result[1:])
+    return _narrowed(result, copies)
+
+
+def _narrowed(result: Any, copies: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+    for original, copy in copies:
+        if result is copy:  # it was an argument to be filled
+            original[...] = copy
+            return original
+    if type(result) is np.ndarray and result.dtype == np.float32:
+        return result.astype(copies[0][0].dtype)
+    return result
+
+
+def served(backend: B) -> B:
+    """Class decorator: let every kernel that does not serve halves by itself do so in float32."""
+    declared = [name for base in Backend.__mro__ for name, v in vars(base).items() if callable(v)]
+    for name in declared:
+        method = getattr(backend, name)
+        if not name.startswith("_") and not hasattr(method, "serves_halves"):
+            setattr(backend, name, _by_float32(method))
+    return backend
+
+
+def _by_float32(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def kernel(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if among(args):
+            return in_float32(functools.partial(method, self), args, kwargs)
+        return method(self, *args, **kwargs)
+
+    kernel.serves_halves = True  # type: ignore[attr-defined]
+    return kernel
