@@ -54,10 +54,12 @@ from .tensors.creation import *  # noqa: F403 - the module lists its names in __
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.masking import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.moving import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.mutating import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.scatter import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.splitting import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.unary import *  # noqa: F403 - the module lists its names in __all__

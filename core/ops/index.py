@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,16 +32,23 @@ class Take(Op):
 
 
 class Assign(Op):
-    """x with ``x[key]`` replaced by value: (x, value) -> new array."""
+    """x with ``x[key]`` replaced by value (or value added to it): (x, value) -> new array."""
 
-    def __init__(self, key: Any) -> None:
-        self.key = key
+    def __init__(self, key: Any, add: bool = False) -> None:
+        self.key, self.add = key, add
 
     def forward(self, x: Array, value: Any) -> Array:
         y = np.array(x, order="C")
-        y[self.key] = value
-        self.value_shape = np.shape(value)
+        self.write(y, value)
         return y
+
+    def write(self, y: Array, value: Any) -> None:
+        """Change `y` in place."""
+        self.value_shape = np.shape(value)
+        if self.add:
+            np.add.at(y, self.key, value)
+        else:
+            y[self.key] = value
 
     def backward(self, grad: Array) -> Grads:
         grad_value = None
@@ -53,8 +60,10 @@ class Assign(Op):
                 grad_value = grad_value.reshape((1,) * extra + grad_value.shape)
         grad_x = None
         if self.needs[0]:
-            grad_x = np.array(grad, order="C")
-            grad_x[self.key] = 0
+            grad_x = grad
+            if not self.add:
+                grad_x = np.array(grad, order="C")
+                grad_x[self.key] = 0
         return grad_x, grad_value
 
 
@@ -86,16 +95,18 @@ class Scatter(Op):
     def forward(self, x: Array, index: Array, src: Any) -> Array:
         if any(self.needs):
             self.saved = (index,)
-        self.src_shape = np.shape(src)
         y = np.array(x, order="C")
-        where = along(index, self.axis)
-        if isinstance(src, np.ndarray):
-            src = src[tuple(slice(0, n) for n in index.shape)]
-        if self.add:
-            np.add.at(y, where, src)
-        else:
-            y[where] = src
+        self.write(y, index, src)
         return y
+
+    def write(self, y: Array, index: Array, src: Any) -> None:
+        """Change `y` in place."""
+        self.src_shape = np.shape(src)
+        where = along(index, self.axis)
+        if self.add:
+            np.add.at(y, where, beside(src, index))
+        else:
+            y[where] = beside(src, index)
 
     def backward(self, grad: Array) -> Grads:
         (index,) = self.saved
@@ -108,8 +119,116 @@ class Scatter(Op):
                 grad_x[where] = 0
         if self.needs[2]:
             grad_src = np.zeros(self.src_shape, grad.dtype)
-            grad_src[tuple(slice(0, n) for n in index.shape)] = grad[where]
+            grad_src[corner(index)] = grad[where]
         return grad_x, None, grad_src
+
+
+class ScatterReduce(Op):
+    """x reduced with src at ``[index]`` along an axis: (x, index, src).
+
+    Args:
+        kind: "sum", "prod", "mean", "amax" or "amin".
+        include_self: whether the elements of x that are hit take part.
+    """
+
+    start: ClassVar[dict[str, float]] = {
+        "sum": 0, "mean": 0, "prod": 1, "amax": -np.inf, "amin": np.inf,
+    }  # fmt: skip
+    ufuncs: ClassVar[dict[str, Any]] = {
+        "sum": np.add, "mean": np.add, "prod": np.multiply, "amax": np.maximum, "amin": np.minimum,
+    }  # fmt: skip
+
+    def __init__(self, axis: int, kind: str, include_self: bool) -> None:
+        self.axis, self.kind, self.include_self = axis, kind, include_self
+
+    def forward(self, x: Array, index: Array, src: Any) -> Array:
+        y = np.array(x, order="C")
+        self.write(y, index, src)
+        self.src_shape = np.shape(src)
+        if any(self.needs):
+            self.saved = (x, index, src, y)
+        return y
+
+    def write(self, y: Array, index: Array, src: Any) -> None:
+        """Change `y` in place."""
+        where = along(index, self.axis)
+        if not self.include_self:
+            y[where] = self._start(y.dtype)
+        self.ufuncs[self.kind].at(y, where, beside(src, index))
+        if self.kind == "mean":
+            count = np.maximum(self._count(y.shape, where), 1)
+            (np.divide if y.dtype.kind in "fc" else np.floor_divide)(
+                y, count.astype(y.dtype), out=y
+            )
+
+    def _start(self, dtype: np.dtype) -> Any:
+        value = self.start[self.kind]
+        if np.isinf(value) and dtype.kind in "iu":
+            info = np.iinfo(dtype)
+            return info.min if value < 0 else info.max
+        return value
+
+    def _count(self, shape: tuple[int, ...], where: Any) -> Array:
+        """How many elements take part in each result."""
+        count = np.ones(shape, np.int64)
+        if not self.include_self:
+            count[where] = 0
+        np.add.at(count, where, 1)
+        return count
+
+    def backward(self, grad: Array) -> Grads:
+        x, index, src, y = self.saved
+        where = along(index, self.axis)
+        part = beside(src, index)
+        if self.kind == "prod":
+            to_x, to_src = self._product(grad, x, part, where)
+        elif self.kind in ("amax", "amin"):
+            chosen, self_chosen = part == y[where], x == y
+            if not self.include_self:
+                self_chosen[where] = False
+            ties = self_chosen.astype(grad.dtype)
+            np.add.at(ties, where, chosen)
+            share = grad / np.maximum(ties, 1)
+            to_x, to_src = np.where(self_chosen, share, 0), np.where(chosen, share[where], 0)
+        else:
+            to_x = grad
+            if self.kind == "mean":
+                to_x = grad / np.maximum(self._count(x.shape, where), 1).astype(grad.real.dtype)
+            to_src = to_x[where]
+        grad_x = grad_src = None
+        if self.needs[0]:
+            grad_x = np.array(to_x, order="C")
+            if not self.include_self:
+                grad_x[where] = 0
+        if self.needs[2]:
+            grad_src = np.zeros(self.src_shape, grad.dtype)
+            grad_src[corner(index)] = to_src
+        return grad_x, None, grad_src
+
+    def _product(self, grad: Array, x: Array, part: Array, where: Any) -> tuple[Array, Array]:
+        """Gradients of a product: that of all other factors, which may hold zeros."""
+        ones, zeros = np.where(x == 0, 1, x), (x == 0).astype(np.int64)
+        if not self.include_self:
+            ones[where], zeros[where] = 1, 0
+        np.multiply.at(ones, where, np.where(part == 0, 1, part))
+        np.add.at(zeros, where, part == 0)
+
+        def others(factor: Array, rest: Array, holes: Array) -> Array:
+            alone = holes - (factor == 0) == 0  # no other factor is zero
+            return np.where(alone, rest / np.where(factor == 0, 1, factor), 0)
+
+        to_x = grad * others(x, ones, zeros)
+        return to_x, grad[where] * others(part, ones[where], zeros[where])
+
+
+def corner(index: Array) -> tuple[slice, ...]:
+    """The key of the part of src that `index` speaks of: src may be larger."""
+    return tuple(slice(0, n) for n in index.shape)
+
+
+def beside(src: Any, index: Array) -> Any:
+    """The part of src that belongs to `index`; numbers stay numbers."""
+    return src[corner(index)] if isinstance(src, np.ndarray) else src
 
 
 def along(index: Array, axis: int) -> tuple[Any, ...]:

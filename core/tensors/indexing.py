@@ -1,4 +1,4 @@
-"""Reading and writing elements by index: ``t[...]``, gather, scatter, masks."""
+"""Reading and writing elements by index: ``t[...]``. By name: `scatter.py`, `masking.py`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,13 @@ import numpy as np
 
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import index as ops
-from ..ops.elementwise import Where
 from ..ops.shape import Slice
 from . import graph
 from .graph import TensorBase, apply, view
-from .inplace import assign, check_in_place, check_overlap
+from .inplace import assign, changed, check_in_place, check_overlap
 from .promote import cast
-from .reductions import axis_of
 
-__all__ = [
-    "gather",
-    "index_select",
-    "masked_fill",
-    "masked_select",
-    "nonzero",
-    "one_hot",
-    "scatter",
-    "scatter_add",
-]
+__all__ = ["argwhere", "index_put", "nonzero", "one_hot"]
 
 
 def _part(k: Any) -> Any:
@@ -34,7 +23,11 @@ def _part(k: Any) -> Any:
         array = k._array
         if array.dtype.kind not in "iub":
             raise IndexError(f"index: expected integer or bool tensors, came {array.dtype}")
+        if array.dtype == np.uint8:  # a mask, from the time before bool tensors
+            return array.astype(bool)
         return array.item() if array.ndim == 0 and array.dtype.kind != "b" else array
+    if isinstance(k, range):
+        k = list(k)
     if isinstance(k, list):
         return np.asarray([_part(e) for e in k], dtype=None if k else np.int64)
     if isinstance(k, slice):
@@ -46,6 +39,8 @@ def _part(k: Any) -> Any:
         return k.item()
     if k is None or k is Ellipsis or isinstance(k, bool | int | np.integer | np.ndarray):
         return k
+    if isinstance(k, str):
+        raise TypeError(f"index: expected integers, slices or tensors, came the string {k!r}")
     raise IndexError(
         "index: expected integers, slices, None, ..., or integer or bool tensors, came "
         f"{type(k).__name__}"
@@ -100,13 +95,18 @@ def getitem(input: Any, key: Any) -> Any:
     Raises:
         IndexError: out of range, too many indices, or an index of a wrong type.
     """
-    if type(key) is int:  # one sample, one row: worth a short way
-        return view(Slice((key,)), input)
-    key, basic = normal_key(key, input._array.ndim)
-    if basic:
-        return view(Slice(key), input)
-    input, key = _integers_first(input, key)
-    return apply(ops.Take(key), input)
+    try:
+        if type(key) is int:  # one sample, one row: worth a short way
+            return view(Slice((key,)), input)
+        key, basic = normal_key(key, input._array.ndim)
+        if basic:
+            return view(Slice(key), input)
+        input, key = _integers_first(input, key)
+        return apply(ops.Take(key), input)
+    except IndexError as err:
+        if isinstance(err, BoundsError):
+            raise
+        raise BoundsError(f"{err} (in a tensor of shape {tuple(input.shape)})") from err
 
 
 def setitem(input: Any, key: Any, value: Any) -> None:
@@ -178,90 +178,49 @@ def _is_place(value: Any, input: Any, key: tuple[Any, ...]) -> bool:
     )
 
 
-def _index(index: Any, name: str) -> Any:
-    if index._array.dtype.kind not in "iu":
-        raise DtypeError(f"{name}: expected an integer index, came {index.dtype}")
-    return index
+def index_put(input: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    """A copy of input with ``out[indices] = values`` (or ``+=``).
+
+    Args:
+        indices: a tuple of integer or bool tensors, as in ``input[indices]``.
+        accumulate: add; an element that is hit several times gets all of them.
+
+    Raises:
+        IndexError: as ``input[indices]``.
+        RuntimeError: values of another dtype, or that do not broadcast to the place.
+    """
+    return _index_put(input, indices, values, accumulate, "index_put", False)
 
 
-def _within(index: Any, size: int, name: str) -> None:
-    array = index._array
-    if array.size and (array.min() < 0 or array.max() >= size):
-        raise BoundsError(
-            f"{name}: expected indices within 0..{size - 1}, came {array.min()}..{array.max()}"
-        )
-
-
-def index_select(input: Any, dim: int, index: Any) -> Any:
-    """The slices of `input` at `index` along `dim`."""
-    axis = axis_of(dim, input.ndim, "index_select")
-    _within(_index(index, "index_select"), input._array.shape[axis], "index_select")
-    return apply(ops.Take((slice(None),) * axis + (index._array.reshape(-1),)), input)
-
-
-def gather(input: Any, dim: int, index: Any) -> Any:
-    """``out[i][j] = input[index[i][j]][j]`` for dim 0, and so on."""
-    axis = axis_of(dim, input.ndim, "gather")
-    _check_index_shape(input, index, axis, "gather")
-    return apply(ops.Gather(axis), input, index)
-
-
-def _check_index_shape(input: Any, index: Any, axis: int, name: str) -> None:
-    _within(_index(index, name), input._array.shape[axis], name)
-    fits = index.ndim == input.ndim and all(
-        i == axis or n <= m
-        for i, (n, m) in enumerate(zip(index._array.shape, input._array.shape, strict=False))
-    )
-    if not fits:
+def _index_put(
+    input: Any, indices: Any, values: Any, accumulate: bool, name: str, in_place: bool
+) -> Any:
+    key, _ = normal_key(tuple(indices), input._array.ndim)
+    if values._array.dtype != input._array.dtype:
+        raise DtypeError(f"{name}: expected values of {input.dtype}, came {values.dtype}")
+    try:
+        return changed(ops.Assign(key, accumulate), name, input, (values,), in_place)
+    except ValueError as err:
         raise ShapeError(
-            f"{name}: expected an index of {input.ndim} dimensions no larger than "
-            f"{tuple(input.shape)} outside dimension {axis}, came {tuple(index.shape)}"
-        )
+            f"{name}: values of shape {tuple(values.shape)} do not fit the place: {err}"
+        ) from err
 
 
-def scatter(input: Any, dim: int, index: Any, src: Any) -> Any:
-    """A copy of input with ``out[index[i][j]][j] = src[i][j]`` for dim 0, and so on."""
-    return _scatter(input, dim, index, src, add=False)
+def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
+    """Indices of the elements that are not zero, int64.
 
-
-def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
-    """A copy of input with ``out[index[i][j]][j] += src[i][j]`` for dim 0, and so on."""
-    return _scatter(input, dim, index, src, add=True)
-
-
-def _scatter(input: Any, dim: int, index: Any, src: Any, add: bool) -> Any:
-    name = "scatter_add" if add else "scatter"
-    axis = axis_of(dim, input.ndim, name)
-    _check_index_shape(input, index, axis, name)
-    if isinstance(src, TensorBase):
-        if src._array.dtype != input._array.dtype:
-            raise DtypeError(f"{name}: expected src of {input.dtype}, came {src.dtype}")
-        if any(n > m for n, m in zip(index._array.shape, src._array.shape, strict=True)):
-            raise ShapeError(
-                f"{name}: index of shape {index._array.shape} is larger than src {src._array.shape}"
-            )
-    return apply(ops.Scatter(axis, add), input, index, src)
-
-
-def masked_fill(input: Any, mask: Any, value: Any) -> Any:
-    """A copy of input with `value` wherever `mask` (bool, broadcast) holds."""
-    if mask._array.dtype.kind != "b":
-        raise DtypeError(f"masked_fill: expected a bool mask, came {mask.dtype}")
-    if isinstance(value, TensorBase):
-        value = cast(value, input._array.dtype)
-    else:
-        value = input._array.dtype.type(value)
-    return apply(Where(), mask, value, input)
-
-
-def masked_select(input: Any, mask: Any) -> Any:
-    """The elements where `mask` holds, as a vector."""
-    return getitem(input, mask)
-
-
-def nonzero(input: Any) -> Any:
-    """Indices of the elements that are not zero, one row each, int64."""
+    Args:
+        as_tuple: one vector for each dimension (as an index takes them) instead of one row for
+            each element.
+    """
+    if as_tuple:
+        return tuple(input._new(i) for i in np.atleast_1d(input._array).nonzero())
     return input._new(np.argwhere(input._array).astype(np.int64, copy=False))
+
+
+def argwhere(input: Any) -> Any:
+    """Indices of the elements that are not zero, one row each, int64."""
+    return nonzero(input)
 
 
 class IndexingMethods(TensorBase):
@@ -269,31 +228,49 @@ class IndexingMethods(TensorBase):
 
     __getitem__ = getitem
     __setitem__ = setitem
-    index_select, gather, scatter, scatter_add = index_select, gather, scatter, scatter_add
-    masked_fill, masked_select, nonzero = masked_fill, masked_select, nonzero
+    nonzero, argwhere, index_put = nonzero, argwhere, index_put
 
-    def masked_fill_(self, mask: Any, value: Any) -> Any:
-        """`masked_fill` in place; returns self."""
-        check_in_place(self, "masked_fill_")
-        return assign(self, masked_fill(self, mask, value), "masked_fill_")
+    def index_put_(self, indices: Any, values: Any, accumulate: bool = False) -> Any:
+        """`index_put` in place; returns self."""
+        return _index_put(self, indices, values, accumulate, "index_put_", True)
 
-    def scatter_(self, dim: int, index: Any, src: Any) -> Any:
-        """`scatter` in place; returns self."""
-        check_in_place(self, "scatter_")
-        return assign(self, scatter(self, dim, index, src), "scatter_")
 
-    def scatter_add_(self, dim: int, index: Any, src: Any) -> Any:
-        """`scatter_add` in place; returns self."""
-        check_in_place(self, "scatter_add_")
-        return assign(self, scatter_add(self, dim, index, src), "scatter_add_")
+def integer_index(index: Any, name: str) -> Any:
+    """`index`, if it is an integer tensor.
+
+    Raises:
+        DtypeError: it is not.
+    """
+    if not isinstance(index, TensorBase):
+        raise TypeError(f"{name}: expected a tensor of indices, came {type(index).__name__}")
+    if index._array.dtype.kind not in "iu":
+        raise DtypeError(f"{name}: expected an integer index, came {index.dtype}")
+    return index
+
+
+def within(index: Any, size: int, name: str, negative: bool = False) -> None:
+    """Raise unless every index lies within a dimension of `size`.
+
+    Args:
+        negative: whether indices may count from the end.
+
+    Raises:
+        BoundsError: one does not.
+    """
+    array, least = index._array, -size if negative else 0
+    if array.size and (array.min() < least or array.max() >= size):
+        raise BoundsError(
+            f"{name}: expected indices within {least}..{size - 1}, came "
+            f"{array.min()}..{array.max()}"
+        )
 
 
 def one_hot(indices: Any, num_classes: int = -1) -> Any:
     """int64 tensor with 1 at each index along a new last dimension, 0 elsewhere."""
-    array = _index(indices, "one_hot")._array
+    array = integer_index(indices, "one_hot")._array
     if num_classes == -1:
         num_classes = int(array.max()) + 1 if array.size else 0
-    _within(indices, num_classes, "one_hot")
+    within(indices, num_classes, "one_hot")
     out = np.zeros((*array.shape, num_classes), np.int64)
     np.put_along_axis(out, array[..., None], 1, axis=-1)
     return indices._new(out)

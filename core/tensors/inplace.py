@@ -16,6 +16,7 @@ from ..ops.base import Op
 from .graph import (
     Place,
     TensorBase,
+    apply,
     Untracked,
     compute_all,
     joined,
@@ -115,6 +116,35 @@ def assign(t: TensorBase, value: Any, name: str) -> Any:
     if tracked:
         set_history(t, value)
     return t
+
+
+def changed(op: Any, name: str, t: Any, rest: tuple[Any, ...], in_place: bool) -> Any:
+    """The result of `op`, whose method `write` changes its first input, on `t` and `rest`.
+
+    Args:
+        in_place: store it in `t` and return `t`; where nothing is recorded, without a copy.
+    """
+    if not in_place:
+        return apply(op, t, *rest)
+    check_in_place(t, name)
+    tensors = [r for r in (t, *rest) if isinstance(r, TensorBase)]
+    if mode.enabled and any(r._requires_grad or joined_view(r) for r in tensors):
+        return assign(t, apply(op, t, *rest), name)
+    array = t._canonical()
+    check_overlap(array, name)
+    arrays = [r._array if isinstance(r, TensorBase) else r for r in rest]
+    for i, r in enumerate(arrays):
+        if isinstance(r, np.ndarray) and np.may_share_memory(r, array):
+            arrays[i] = r.copy()
+    with np.errstate(all="ignore"):
+        op.write(array, *arrays)
+    t._version[0] += 1
+    return t
+
+
+def joined_view(t: TensorBase) -> bool:
+    """Whether `t` is a view whose root was changed in place since."""
+    return t._base is not None and joined(t)
 
 
 def _keep_original(op: Op, t: TensorBase) -> None:

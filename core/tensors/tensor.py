@@ -45,10 +45,12 @@ from .filling import FillingMethods
 from .gradients import GradientMethods
 from .indexing import IndexingMethods
 from .logic import LogicMethods
+from .masking import MaskingMethods
 from .moving import MovingMethods
 from .mutating import InPlaceMethods
 from .pairs import PairMethods
 from .reductions import ReductionMethods
+from .scatter import ScatterMethods
 from .shaping import ShapingMethods
 from .size import Size
 from .splitting import SplittingMethods
@@ -74,6 +76,8 @@ class Tensor(
     ConversionMethods,
     CastMethods,
     IndexingMethods,
+    ScatterMethods,
+    MaskingMethods,
     FillingMethods,
 ):
     """A multi-dimensional array that can be differentiated, with PyTorch's interface.

@@ -47,6 +47,7 @@ def all_rows() -> list[Row]:
     """Every row of every family."""
     from support import (
         rows_elementwise,
+        rows_index,
         rows_losses,
         rows_margins,
         rows_moves,
@@ -58,6 +59,7 @@ def all_rows() -> list[Row]:
 
     families = (
         rows_elementwise,
+        rows_index,
         rows_moves,
         rows_shape,
         rows_network,
