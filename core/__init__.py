@@ -51,6 +51,7 @@ from .tensors.arithmetic import *  # noqa: F403 - the module lists its names in 
 from .tensors.axes import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.conversion import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.distinct import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
@@ -59,8 +60,10 @@ from .tensors.moving import *  # noqa: F403 - the module lists its names in __al
 from .tensors.mutating import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.scans import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.scatter import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.sorting import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.splitting import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.unary import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.windows import *  # noqa: F403 - the module lists its names in __all__

@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import Array
 from ..dtypes import FLOATING
 from .base import Op
-from .elementwise import Grads
+from .elementwise import Grads, conj
 
 Axes = tuple[int, ...] | None
 
@@ -74,7 +74,7 @@ class Prod(Op):
         one = np.ones((*flat.shape[:-1], 1), flat.dtype)
         before = np.cumprod(np.concatenate([one, flat[..., :-1]], axis=-1), axis=-1)
         after = np.cumprod(np.concatenate([one, flat[..., :0:-1]], axis=-1), axis=-1)[..., ::-1]
-        result = grad[..., None] * before * after
+        result = grad[..., None] * conj(before * after)
         if self.axis is None:
             return (result.reshape(x.shape),)
         return (np.moveaxis(result, -1, self.axis),)
@@ -120,6 +120,11 @@ class Pick(Op):
         return full, None
 
 
+def _squared(x: Array) -> Array:
+    """|x|**2."""
+    return (x * np.conjugate(x)).real if x.dtype.kind == "c" else x * x
+
+
 class Var(Op):
     """Variance over axes, divided by count - correction."""
 
@@ -130,9 +135,9 @@ class Var(Op):
         centred = x - x.mean(axis=self.axes, keepdims=True)
         if self.needs[0]:
             self.saved = (centred,)
-        y = np.asarray((centred * centred).sum(axis=self.axes, keepdims=self.keepdim))
+        y = np.asarray(_squared(centred).sum(axis=self.axes, keepdims=self.keepdim))
         self.count = max(x.size // max(y.size, 1) - self.correction, 0)
-        return (y / x.dtype.type(self.count)).astype(x.dtype, copy=False)
+        return (y / y.dtype.type(self.count)).astype(y.dtype, copy=False)
 
     def backward(self, grad: Array) -> Grads:
         (centred,) = self.saved
@@ -163,7 +168,7 @@ class Norm(Op):
 
     def forward(self, x: Array) -> Array:
         if self.p == 2:
-            y = np.sqrt((x * x).sum(axis=self.axes, keepdims=self.keepdim))
+            y = np.sqrt(_squared(x).sum(axis=self.axes, keepdims=self.keepdim))
         else:
             powers = np.abs(x) ** self.p
             y = powers.sum(axis=self.axes, keepdims=self.keepdim) ** (1 / self.p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -9,36 +10,41 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import BoundsError, DtypeError, ShapeError
+from ..errors import BoundsError, DtypeError, OptionError, ShapeError
 from ..ops import reduce
 from ..ops.softmax import LogSoftmax, Softmax
+from .arithmetic import div, sub, where
 from .graph import apply
-from .promote import cast
+from .promote import cast, refuse_complex
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", ["values", "indices"])
+MinAndMax = namedtuple("MinAndMax", ["min", "max"])
 
 __all__ = [
     "all",
     "amax",
     "amin",
+    "aminmax",
     "any",
     "argmax",
     "argmin",
-    "argsort",
-    "cumsum",
+    "count_nonzero",
+    "dist",
     "log_softmax",
     "logsumexp",
     "max",
     "mean",
     "min",
+    "nanmean",
+    "nansum",
     "norm",
     "prod",
     "softmax",
-    "sort",
     "std",
+    "std_mean",
     "sum",
-    "topk",
     "var",
+    "var_mean",
 ]
 
 
@@ -80,6 +86,21 @@ def _need_floating(input: Any, name: str) -> None:
         raise DtypeError(f"{name}: expected a floating point tensor, came {input.dtype}")
 
 
+def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `function` take NumPy's ``axis`` and ``keepdims`` for ``dim`` and ``keepdim`` too."""
+
+    @functools.wraps(function)
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            for theirs, ours in (("axis", "dim"), ("keepdims", "keepdim")):
+                if theirs in kwargs and ours not in kwargs:
+                    kwargs[ours] = kwargs.pop(theirs)
+        return function(*args, **kwargs)
+
+    return renamed
+
+
+@numpy_names
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Sum over `dim` (None: all). Integers and bools are summed as int64."""
     if dtype is None and input._array.dtype.kind in "iub":
@@ -88,6 +109,7 @@ def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     return apply(reduce.Sum(axes_of(dim, input.ndim, "sum"), keepdim), input)
 
 
+@numpy_names
 def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Mean over `dim` (None: all)."""
     input = _in_dtype(input, dtype)
@@ -95,6 +117,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
     return apply(reduce.Mean(axes_of(dim, input.ndim, "mean"), keepdim), input)
 
 
+@numpy_names
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Product over `dim` (None: all)."""
     if dtype is None and input._array.dtype.kind in "iub":
@@ -104,6 +127,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
     return apply(reduce.Prod(axis, keepdim), input)
 
 
+@numpy_names
 def var(
     input: Any,
     dim: Any = None,
@@ -121,6 +145,7 @@ def var(
     return apply(reduce.Var(axes_of(dim, input.ndim, "var"), correction, keepdim), input)
 
 
+@numpy_names
 def std(
     input: Any,
     dim: Any = None,
@@ -138,6 +163,68 @@ def std(
     return apply(reduce.Std(axes_of(dim, input.ndim, "std"), correction, keepdim), input)
 
 
+@numpy_names
+def var_mean(
+    input: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Any, Any]:
+    """(`var`, `mean`) over `dim`."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    spread = var(input, dim, unbiased, keepdim, correction=correction)
+    return spread, mean(input, dim, keepdim)
+
+
+@numpy_names
+def std_mean(
+    input: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Any, Any]:
+    """(`std`, `mean`) over `dim`."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    spread = std(input, dim, unbiased, keepdim, correction=correction)
+    return spread, mean(input, dim, keepdim)
+
+
+@numpy_names
+def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """Sum over `dim` (None: all) of what is not nan.
+
+    >>> import allgrad as ag
+    >>> ag.nansum(ag.tensor([1.0, float("nan"), 2.0]))
+    tensor(3.)
+    """
+    refuse_complex("nansum", input)
+    if input._array.dtype.kind in dtypes.FLOATING:
+        input = where(input._new(np.isnan(input._array)), 0.0, _in_dtype(input, dtype))
+    return sum(input, dim, keepdim, dtype=dtype)
+
+
+@numpy_names
+def nanmean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """Mean over `dim` (None: all) of what is not nan; nan where all are."""
+    if input._array.dtype.kind not in dtypes.FLOATING:
+        raise DtypeError(f"nanmean: expected a floating point tensor, came {input.dtype}")
+    axes = axes_of(dim, input.ndim, "nanmean")
+    count = (~np.isnan(input._array)).sum(axis=axes, keepdims=keepdim)
+    return div(nansum(input, dim, keepdim, dtype=dtype), input._new(np.asarray(count)))
+
+
+def count_nonzero(input: Any, dim: Any = None) -> Any:
+    """How many elements (along `dim`) are not zero, int64."""
+    axes = axes_of(dim, input.ndim, "count_nonzero")
+    return input._new(np.asarray(np.count_nonzero(input._array, axis=axes), np.int64))
+
+
 def _not_empty(input: Any, name: str, axes: tuple[int, ...] | None) -> None:
     """Raise if an extreme over `axes` (None: all) would be one of no elements."""
     shape = input._array.shape
@@ -146,9 +233,12 @@ def _not_empty(input: Any, name: str, axes: tuple[int, ...] | None) -> None:
 
 
 def _extreme(function: Any, arg: Any, name: str) -> Callable[..., Any]:
-    def extreme(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-        if not isinstance(dim, int | None):  # max(a, b): elementwise
-            return getattr(input, f"{name}imum")(dim)
+    def extreme(
+        input: Any, dim: int | None = None, keepdim: bool = False, *, other: Any = None
+    ) -> Any:
+        if other is not None or not isinstance(dim, int | None):  # max(a, b): elementwise
+            return getattr(input, f"{name}imum")(dim if other is None else other)
+        refuse_complex(name, input)
         if dim is None:
             _not_empty(input, name, None)
             return apply(reduce.Extreme(function, None, False), input)
@@ -166,111 +256,117 @@ def _extreme(function: Any, arg: Any, name: str) -> Callable[..., Any]:
 
     extreme.__name__ = extreme.__qualname__ = name
     extreme.__doc__ = f"The {name}imum of all elements, or (values, indices) of it along `dim`."
-    return extreme
+    return numpy_names(extreme)
 
 
 max = _extreme(np.max, np.argmax, "max")
 min = _extreme(np.min, np.argmin, "min")
 
 
+@numpy_names
 def amax(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Maximum over `dim`; the gradient is shared among equal ones."""
+    refuse_complex("amax", input)
     axes = axes_of(dim, input.ndim, "amax")
     _not_empty(input, "amax", axes)
     return apply(reduce.Extreme(np.max, axes, keepdim), input)
 
 
+@numpy_names
 def amin(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Minimum over `dim`; the gradient is shared among equal ones."""
+    refuse_complex("amin", input)
     axes = axes_of(dim, input.ndim, "amin")
     _not_empty(input, "amin", axes)
     return apply(reduce.Extreme(np.min, axes, keepdim), input)
 
 
+def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """(min, max) of all elements, or along `dim`; the gradient is shared among equal ones."""
+    return MinAndMax(amin(input, dim, keepdim), amax(input, dim, keepdim))
+
+
+@numpy_names
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Index of the (first) maximum, of all elements or along `dim`."""
     axis = None if dim is None or not input.ndim else axis_of(dim, input.ndim, "argmax")
+    refuse_complex("argmax", input)
     _not_empty(input, "argmax", None if axis is None else (axis,))
     return input._new(np.argmax(input._canonical(), axis=axis, keepdims=keepdim))
 
 
+@numpy_names
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Index of the (first) minimum, of all elements or along `dim`."""
     axis = None if dim is None or not input.ndim else axis_of(dim, input.ndim, "argmin")
+    refuse_complex("argmin", input)
     _not_empty(input, "argmin", None if axis is None else (axis,))
     return input._new(np.argmin(input._canonical(), axis=axis, keepdims=keepdim))
 
 
-def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
-    """Indices that sort along `dim`; equal elements keep their order."""
-    axis = axis_of(dim, input.ndim, "argsort")
-    array = input._array
-    if descending:  # stable in the reversed order too
-        flipped = np.flip(array, axis)
-        order = np.argsort(flipped, axis=axis, kind="stable")
-        return input._new(np.flip(array.shape[axis] - 1 - order, axis).copy())
-    return input._new(np.argsort(array, axis=axis, kind="stable"))
-
-
-def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
-    """(values, indices) sorted along `dim`."""
-    axis = axis_of(dim, input.ndim, "sort")
-    indices = argsort(input, axis, descending, stable)
-    return ValuesAndIndices(apply(reduce.Pick(axis), input, indices), indices)
-
-
-def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
-    """(values, indices) of the k largest (or smallest) along `dim`, in order.
-
-    Raises:
-        RuntimeError: fewer than k elements.
-    """
-    axis = axis_of(dim, input.ndim, "topk")
-    if not 0 <= k <= input._array.shape[axis]:
-        raise ShapeError(
-            f"topk: expected k within 0..{input._array.shape[axis]} for dimension {dim}, came {k}"
-        )
-    order = argsort(input, axis, descending=largest)._array
-    indices = input._new(np.take(order, np.arange(k), axis=axis))
-    return ValuesAndIndices(apply(reduce.Pick(axis), input, indices), indices)
-
-
-def cumsum(input: Any, dim: int) -> Any:
-    """Running sum along `dim`."""
-    if input._array.dtype.kind in "iub":
-        input = cast(input, dtypes.int64.numpy)
-    return apply(reduce.CumSum(axis_of(dim, input.ndim, "cumsum")), input)
-
-
+@numpy_names
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     """log(sum(exp(input))) over `dim`."""
-    _need_floating(input, "logsumexp")
+    if input._array.dtype.kind in "iub":
+        input = cast(input, dtypes.get_default_dtype().numpy)
+    refuse_complex("logsumexp", input)
     return apply(reduce.LogSumExp(axes_of(dim, input.ndim, "logsumexp"), keepdim), input)
 
 
-def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
-    """Vector norm over `dim` (None: all): p a number, inf, or "fro" (2)."""
+@numpy_names
+def norm(
+    input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Any:
+    """Vector norm over `dim` (None: all), (sum |x|**p)**(1/p).
+
+    Args:
+        input: a floating or complex tensor.
+        p: any number, inf and -inf included; 0 counts what is not zero; "fro" is 2.
+        dim: one dimension or several, over which together the norm is taken.
+        keepdim: keep reduced dimensions with size 1.
+        dtype: cast to it first.
+
+    Raises:
+        RuntimeError: integers.
+        ValueError: `p` is another word ("nuc" is `linalg.matrix_norm`).
+
+    >>> import allgrad as ag
+    >>> ag.norm(ag.tensor([3.0, -4.0])), ag.norm(ag.tensor([3.0, -4.0]), 1)
+    (tensor(5.), tensor(7.))
+    """
+    input = _in_dtype(input, dtype)
     _need_floating(input, "norm")
-    p = 2 if p == "fro" else p
+    if isinstance(p, str) and p != "fro":
+        raise OptionError.unknown("order p of norm", p, ("fro", "a number"))
+    p = 2 if p is None or p == "fro" else p
     if p == float("inf"):
         return amax(input.abs(), dim, keepdim)
     if p == -float("inf"):
         return amin(input.abs(), dim, keepdim)
     if p == 0:
-        return sum(cast(input.ne(0), input._array.dtype), dim, keepdim)
+        return sum(cast(input.ne(0), input.abs()._array.dtype), dim, keepdim)
     return apply(reduce.Norm(p, axes_of(dim, input.ndim, "norm"), keepdim), input)
 
 
-def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    """Bool: whether all elements (along `dim`) are true."""
-    axes = axes_of(dim, input.ndim, "all")
-    return input._new(np.all(input._array, axis=axes, keepdims=keepdim))
+def dist(input: Any, other: Any, p: Any = 2) -> Any:
+    """`norm` of input - other, broadcast."""
+    return norm(sub(input, other), p)
 
 
-def any(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    """Bool: whether any element (along `dim`) is true."""
-    axes = axes_of(dim, input.ndim, "any")
-    return input._new(np.any(input._array, axis=axes, keepdims=keepdim))
+def _truth(function: Any, name: str) -> Callable[..., Any]:
+    def truth(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        axes = axes_of(dim, input.ndim, name)
+        y = np.asarray(function(input._array, axis=axes, keepdims=keepdim))
+        # PyTorch keeps uint8, which was its bool once.
+        return input._new(y.astype(np.uint8) if input._array.dtype == np.uint8 else y)
+
+    truth.__name__ = truth.__qualname__ = name
+    truth.__doc__ = f"Bool: whether {name} of the elements (along `dim`) are true."
+    return numpy_names(truth)
+
+
+all = _truth(np.all, "all")
+any = _truth(np.any, "any")
 
 
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:
@@ -296,5 +392,6 @@ class ReductionMethods:
 
     sum, mean, prod, var, std, norm = sum, mean, prod, var, std, norm
     max, min, amax, amin, argmax, argmin = max, min, amax, amin, argmax, argmin
-    sort, argsort, topk, cumsum, logsumexp = sort, argsort, topk, cumsum, logsumexp
+    nansum, nanmean, aminmax, logsumexp = nansum, nanmean, aminmax, logsumexp
+    count_nonzero, dist = count_nonzero, dist
     all, any, softmax, log_softmax = all, any, softmax, log_softmax

@@ -41,6 +41,7 @@ from . import formatting, graph
 from .arithmetic import ArithmeticMethods
 from .axes import AxesMethods
 from .conversion import CastMethods, ConversionMethods
+from .distinct import DistinctMethods
 from .filling import FillingMethods
 from .gradients import GradientMethods
 from .indexing import IndexingMethods
@@ -50,9 +51,11 @@ from .moving import MovingMethods
 from .mutating import InPlaceMethods
 from .pairs import PairMethods
 from .reductions import ReductionMethods
+from .scans import ScanMethods
 from .scatter import ScatterMethods
 from .shaping import ShapingMethods
 from .size import Size
+from .sorting import SortingMethods
 from .splitting import SplittingMethods
 from .unary import UnaryMethods
 from .windows import WindowMethods
@@ -68,6 +71,9 @@ class Tensor(
     InPlaceMethods,
     LogicMethods,
     ReductionMethods,
+    ScanMethods,
+    SortingMethods,
+    DistinctMethods,
     ShapingMethods,
     AxesMethods,
     WindowMethods,
