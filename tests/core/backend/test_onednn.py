@@ -139,8 +139,8 @@ def test_the_cache_is_bounded_and_drops_the_oldest(cpu, draw):
     for size in sizes:
         cpu.relu_forward(draw(size))
     assert len(cpu.plans) == 3
-    assert cpu.plans.get(("relu", 3000)) is not None
-    assert cpu.plans.get(("relu", 3001)) is None
+    assert cpu.plans.get(("relu", 4, 3000)) is not None
+    assert cpu.plans.get(("relu", 4, 3001)) is None
     cpu.plans.clear()
     assert len(cpu.plans) == 0
     cpu.relu_forward(draw(3000))
