@@ -16,6 +16,7 @@ class _Mode(threading.local):
     enabled = True
     inference = False  # inside `inference_mode`; `enabled` is False then
     anomaly: Any = None  # while anomalies are detected, an object of `anomaly_mode.py`
+    autocast: Any = None  # inside `amp.autocast`, the `Region` of `tensors/autocasting.py`
 
 
 mode = _Mode()

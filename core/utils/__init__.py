@@ -1,5 +1,5 @@
-"""Helpers around the engine; `allgrad.utils.data` feeds it with batches."""
+"""Helpers around the engine: `data` feeds it with batches, `checkpoint` saves memory."""
 
-from . import data
+from . import checkpoint, data
 
-__all__ = ["data"]
+__all__ = ["checkpoint", "data"]
