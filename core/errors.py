@@ -7,6 +7,7 @@ The tree (each also inherits the built-in that PyTorch raises for the same mista
     ├── ShapeError, DtypeError, GradientError, DatasetError, CheckpointError   (RuntimeError)
     ├── ArgumentError                                            (ShapeError and ValueError)
     ├── UnsupportedDtypeError                      (DtypeError and NotImplementedError)
+    ├── UnsupportedInputError                      (ArgumentError and NotImplementedError)
     ├── BoundsError                                              (IndexError and RuntimeError)
     ├── DeviceError, DistributedError, LaunchError                            (RuntimeError)
     ├── OptionError                                                           (ValueError)
@@ -40,6 +41,10 @@ class DtypeError(AllgradError, RuntimeError):
 
 class UnsupportedDtypeError(DtypeError, NotImplementedError):
     """The operation does not exist for this dtype; the message names both."""
+
+
+class UnsupportedInputError(ArgumentError, NotImplementedError):
+    """The operation does not exist for this option and this number of dimensions."""
 
 
 class DeviceError(AllgradError, RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,17 @@ class AvgPool(Op):
         return (backend.of(grad).avg_pool_backward(grad, self.x_shape, *self.settings),)
 
 
+def windows(shape: Dims, output_size: Dims) -> Iterator[tuple[Any, Any]]:
+    """(index of the output, index of its window) of every adaptive window."""
+    spans = [
+        [(i * s // n, -(-(i + 1) * s // n)) for i in range(n)]
+        for s, n in zip(shape, output_size, strict=True)
+    ]
+    for index in np.ndindex(*output_size):
+        window = tuple(slice(*spans[d][i]) for d, i in enumerate(index))
+        yield (..., *index), (..., *window)
+
+
 class AdaptivePool(Op):
     """Mean or maximum over windows that split each dimension as evenly as possible.
 
@@ -69,19 +81,10 @@ class AdaptivePool(Op):
     def __init__(self, output_size: Dims, maximum: bool) -> None:
         self.output_size, self.maximum = output_size, maximum
 
-    def _windows(self, shape: Dims) -> Any:
-        spans = [
-            [(i * s // n, -(-(i + 1) * s // n)) for i in range(n)]
-            for s, n in zip(shape, self.output_size, strict=True)
-        ]
-        for index in np.ndindex(*self.output_size):
-            window = tuple(slice(*spans[d][i]) for d, i in enumerate(index))
-            yield (..., *index), (..., *window)
-
     def forward(self, x: Array) -> Array:
         y = np.empty((*x.shape[:2], *self.output_size), x.dtype)
         axes = tuple(range(2, x.ndim))
-        for where, window in self._windows(x.shape[2:]):
+        for where, window in windows(x.shape[2:], self.output_size):
             y[where] = x[window].max(axis=axes) if self.maximum else x[window].mean(axis=axes)
         self.x_shape = x.shape
         if self.needs[0] and self.maximum:
@@ -91,7 +94,7 @@ class AdaptivePool(Op):
     def backward(self, grad: Array) -> Grads:
         grad_x = np.zeros(self.x_shape, grad.dtype)
         shape = (*self.x_shape[:2],) + (1,) * (len(self.x_shape) - 2)
-        for where, window in self._windows(self.x_shape[2:]):
+        for where, window in windows(self.x_shape[2:], self.output_size):
             part = grad[where].reshape(shape)
             if self.maximum:
                 x, y = self.saved

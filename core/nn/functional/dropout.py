@@ -70,18 +70,40 @@ def dropout3d(
     return _channel_dropout(3, input, p, training, inplace)
 
 
-def alpha_dropout(
-    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+def _alpha_dropout(
+    name: str, input: Tensor, p: float, training: bool, inplace: bool, channels: bool
 ) -> Tensor:
-    """Dropout that keeps mean and variance of SELU networks (Klambauer et al. 2017)."""
-    _check_probability("alpha_dropout", p)
+    _check_probability(name, p)
     if not training or p == 0:
         return input
     low = -1.7580993408473766  # -scale * alpha of SELU
-    draws = random.default_generator().numpy.random(input._array.shape, np.float32)
+    shape = input._array.shape
+    shape = shape[:2] + (1,) * (len(shape) - 2) if channels else shape
+    draws = random.default_generator().numpy.random(shape, np.float32)
     keep = (draws >= p).astype(input._array.dtype)
     a = ((1 - p) * (1 + p * low * low)) ** -0.5 if p < 1 else 0.0
     b = -a * p * low
     shift = ((1 - keep) * (low * a) + b).astype(input._array.dtype)
     y = input * Tensor(keep * input._array.dtype.type(a)) + Tensor(shift)
-    return assign(input, y, "alpha_dropout_") if inplace else y
+    return assign(input, y, f"{name}_") if inplace else y
+
+
+def alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """Dropout that keeps mean and variance of SELU networks (Klambauer et al. 2017)."""
+    return _alpha_dropout("alpha_dropout", input, p, training, inplace, channels=False)
+
+
+def feature_alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """`alpha_dropout` of whole channels of (N, C, *S).
+
+    Raises:
+        RuntimeError: fewer than 2 dimensions.
+    """
+    if training and input.ndim < 2:
+        raise ShapeError(f"feature_alpha_dropout: expected at least 2 dimensions (N, C, ...), came "
+                         f"{tuple(input.shape)}")  # fmt: skip
+    return _alpha_dropout("feature_alpha_dropout", input, p, training, inplace, channels=True)

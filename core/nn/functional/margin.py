@@ -10,7 +10,6 @@ from ...errors import ArgumentError, DtypeError, ShapeError
 from ...ops.elementwise import Minimum
 from ...tensors import Tensor, promote
 from ...tensors.arithmetic import where
-from ...tensors.indexing import gather
 from ...tensors.reductions import norm
 from .activation import logsigmoid, softplus
 from .checks import need_fit, need_floating, reduced, reduction_of
@@ -198,7 +197,7 @@ def multi_margin_loss(
             f"{tuple(input.shape)}, came {tuple(weight.shape)}"
         )
     _within(name, y._array, 0, classes)
-    right = gather(x, 1, y.unsqueeze(1))
+    right = x.gather(1, y.unsqueeze(1))
     excess = (margin - right + x).clamp(min=0)
     excess = excess * excess if p == 2 else excess
     others = Tensor(np.arange(classes) != y._array[:, None])
@@ -231,7 +230,7 @@ def multilabel_margin_loss(
     labels = np.where(valid, y._array, 0)
     is_label = np.zeros(valid.shape, np.int64)
     np.add.at(is_label, (np.arange(len(valid))[:, None], labels), valid)
-    chosen = gather(x, 1, Tensor(labels))
+    chosen = x.gather(1, Tensor(labels))
     excess = (1 - chosen.unsqueeze(2) + x.unsqueeze(1)).clamp(min=0)
     pairs = Tensor(valid[:, :, None] & (is_label == 0)[:, None, :])
     loss = where(pairs, excess, 0.0).sum((1, 2)) / classes

@@ -11,6 +11,7 @@ from ...errors import ArgumentError, ShapeError
 from ...ops.norm import BatchNorm, BatchNormInference, GroupNorm, LayerNorm
 from ...tensors import Tensor, arithmetic, reductions
 from ...tensors.graph import apply, collect, defer, postpone
+from ...tensors.padding import pad
 
 
 def _check_channels(name: str, input: Tensor, **vectors: Tensor | None) -> None:
@@ -155,7 +156,40 @@ def instance_norm(
     return apply(GroupNorm(shape[1], eps), input, weight, bias)
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
-    """input divided by its p-norm along `dim`, the norm being at least `eps`."""
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """input / (k + alpha / size * sum of squares over `size` neighbouring channels)**beta.
+
+    Args:
+        input: (N, C, *S), at least 3 dimensions.
+
+    Raises:
+        ValueError: fewer dimensions.
+
+    Source: Krizhevsky et al. 2012, section 3.3.
+    """
+    shape = input._array.shape
+    if len(shape) < 3:
+        raise ArgumentError(f"local_response_norm: expected at least 3 dimensions, came {shape}")
+    if not input._array.size:
+        return input
+    margins = [0, 0] * (len(shape) - 2) + [size // 2, (size - 1) // 2]
+    squares = pad(input * input, margins)
+    total = squares.narrow(1, 0, shape[1])
+    for i in range(1, size):
+        total = total + squares.narrow(1, i, shape[1])
+    return input / (total * (alpha / size) + k) ** beta
+
+
+def normalize(
+    input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Tensor | None = None
+) -> Tensor:
+    """input divided by its p-norm along `dim`, the norm being at least `eps`.
+
+    Args:
+        out: overwritten by the result and returned.
+    """
     length = reductions.norm(input, p, dim, keepdim=True)
-    return input / arithmetic.clamp(length, min=eps)
+    found = input / arithmetic.clamp(length, min=eps)
+    return found if out is None else out.copy_(found)

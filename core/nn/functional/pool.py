@@ -9,8 +9,7 @@ import numpy as np
 
 from ...dtypes import FLOATING
 from ...errors import ShapeError
-from ...ops.pool import AdaptivePool, AvgPool, MaxPool
-from ...ops.reduce import Pick
+from ...ops.pool import AdaptivePool, AvgPool, MaxPool, windows
 from ...tensors import Tensor
 from ...tensors.graph import apply
 from .conv import per_dimension
@@ -18,7 +17,7 @@ from .conv import per_dimension
 Sizes = int | Sequence[int]
 
 
-def _batched(name: str, dims: int, input: Tensor, pool: Callable[[Tensor], Any]) -> Any:
+def batched(name: str, dims: int, input: Tensor, pool: Callable[[Tensor], Any]) -> Any:
     """`pool` of (N, C, *S); a single sample (C, *S) gets a batch dimension meanwhile."""
     if input.ndim == dims + 2:
         return pool(input)
@@ -64,12 +63,9 @@ def _max_pool(
         if not return_indices:
             return apply(MaxPool(kernel, strides, paddings, dilations, ceil_mode), x)
         indices = _max_indices(x._array, kernel, strides, paddings, dilations, ceil_mode)
-        flat = x.flatten(2)
-        found = Tensor(indices.reshape(*indices.shape[:2], -1))
-        values = apply(Pick(2), flat, found).reshape(tuple(indices.shape))
-        return values, Tensor(indices)
+        return _picked(x, indices)
 
-    return _batched(name, dims, input, pool)
+    return batched(name, dims, input, pool)
 
 
 def _max_indices(
@@ -129,7 +125,7 @@ def _avg_pool(
         counts = _window_counts(x._array, mean._array.shape, kernel, strides, paddings)
         return mean * counts / divisor_override
 
-    return _batched(name, dims, input, pool)
+    return batched(name, dims, input, pool)
 
 
 def _window_counts(x: np.ndarray, out: Any, kernel: Any, stride: Any, padding: Any) -> Tensor:
@@ -142,15 +138,21 @@ def _window_counts(x: np.ndarray, out: Any, kernel: Any, stride: Any, padding: A
     return Tensor(counts[None, None])
 
 
-def _adaptive(dims: int, input: Tensor, output_size: Any, maximum: bool) -> Tensor:
+def _adaptive(
+    dims: int, input: Tensor, output_size: Any, maximum: bool, return_indices: bool = False
+) -> Any:
     name = f"adaptive_{'max' if maximum else 'avg'}_pool{dims}d"
     given = (output_size,) * dims if isinstance(output_size, int | None) else tuple(output_size)
     if len(given) != dims:
         raise ShapeError(f"{name}: expected one size or {dims}, came {output_size!r}")
+    if any(o is not None and o < 0 for o in given):
+        raise ShapeError(f"{name}: expected sizes of 0 or more, came {output_size!r}")
 
-    def pool(x: Tensor) -> Tensor:
+    def pool(x: Tensor) -> Any:
         shape = x._array.shape[2:]
         out = tuple(n if o is None else int(o) for n, o in zip(shape, given, strict=True))
+        if return_indices:
+            return _picked(x, _adaptive_indices(x._array, out))
         if all(out) and all(n % o == 0 and n for n, o in zip(shape, out, strict=True)):
             kernel = tuple(n // o for n, o in zip(shape, out, strict=True))
             none = (0,) * dims
@@ -159,7 +161,25 @@ def _adaptive(dims: int, input: Tensor, output_size: Any, maximum: bool) -> Tens
             return apply(AvgPool(kernel, kernel, none), x)
         return apply(AdaptivePool(out, maximum), x)
 
-    return _batched(name, dims, input, pool)
+    return batched(name, dims, input, pool)
+
+
+def _picked(x: Tensor, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(values of (N, C, *S) at positions in the flattened plane, the positions)."""
+    found = Tensor(indices.reshape(*indices.shape[:2], -1))
+    values = x.flatten(2).gather(2, found).reshape(tuple(indices.shape))
+    return values, Tensor(indices)
+
+
+def _adaptive_indices(x: np.ndarray, out: tuple[int, ...]) -> np.ndarray:
+    """Position of the maximum of each adaptive window in the flattened plane, (N, C, *out)."""
+    spatial = x.shape[2:]
+    plane = np.arange(int(np.prod(spatial)), dtype=np.int64).reshape(spatial)
+    where = np.zeros((*x.shape[:2], *out), np.int64)
+    for index, window in windows(spatial, out):
+        flat = x[window].reshape(*x.shape[:2], -1)
+        where[index] = plane[window[1:]].ravel()[flat.argmax(axis=2)]
+    return where
 
 
 def max_pool1d(
@@ -270,16 +290,16 @@ def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive(3, input, output_size, False)
 
 
-def adaptive_max_pool1d(input: Tensor, output_size: Any) -> Tensor:
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """Maximum over windows such that the result has `output_size` positions."""
-    return _adaptive(1, input, output_size, True)
+    return _adaptive(1, input, output_size, True, return_indices)
 
 
-def adaptive_max_pool2d(input: Tensor, output_size: Any) -> Tensor:
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """Maximum over windows such that the result has `output_size` (H', W')."""
-    return _adaptive(2, input, output_size, True)
+    return _adaptive(2, input, output_size, True, return_indices)
 
 
-def adaptive_max_pool3d(input: Tensor, output_size: Any) -> Tensor:
+def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """Maximum over windows such that the result has `output_size` (D', H', W')."""
-    return _adaptive(3, input, output_size, True)
+    return _adaptive(3, input, output_size, True, return_indices)
