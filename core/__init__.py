@@ -49,6 +49,7 @@ from .random import Generator, initial_seed, manual_seed, seed
 from .tensors import Parameter, Size, Tensor, is_tensor
 from .tensors.arithmetic import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.axes import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.complex_numbers import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.conversion import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.distinct import *  # noqa: F403 - the module lists its names in __all__
@@ -59,6 +60,7 @@ from .tensors.masking import *  # noqa: F403 - the module lists its names in __a
 from .tensors.moving import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.mutating import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.products import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.scans import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.scatter import *  # noqa: F403 - the module lists its names in __all__

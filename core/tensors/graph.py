@@ -399,23 +399,28 @@ def joined(t: TensorBase) -> bool:
 
 
 class Place(NamedTuple):
-    """Where the memory of a view lies in that of its root; offset and strides in bytes."""
+    """Where the memory of a view lies in that of its root; offset and strides in bytes.
+
+    `dtypes` are those of the view and of the root where one is complex and the other real.
+    """
 
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     root_shape: tuple[int, ...]
     root_strides: tuple[int, ...]
+    dtypes: tuple[np.dtype, np.dtype] | None = None
 
     def memory(self, dtype: np.dtype, zeros: bool) -> tuple[np.ndarray, np.ndarray]:
         """New memory laid out as the root's: (the whole of it, the part of the view)."""
+        own, root = self.dtypes or (dtype, dtype)
         if 0 in self.root_shape:
-            return np.zeros(self.root_shape, dtype), np.zeros(self.shape, dtype)
+            return np.zeros(self.root_shape, root), np.zeros(self.shape, own)
         steps = zip(self.root_shape, self.root_strides, strict=True)
-        count = 1 + sum((n - 1) * step for n, step in steps) // dtype.itemsize
-        buffer = np.zeros(count, dtype) if zeros else np.empty(count, dtype)
-        whole = np.ndarray(self.root_shape, dtype, buffer, 0, self.root_strides)
-        return whole, np.ndarray(self.shape, dtype, buffer, self.offset, self.strides)
+        count = 1 + sum((n - 1) * step for n, step in steps) // root.itemsize
+        buffer = np.zeros(count, root) if zeros else np.empty(count, root)
+        whole = np.ndarray(self.root_shape, root, buffer, 0, self.root_strides)
+        return whole, np.ndarray(self.shape, own, buffer, self.offset, self.strides)
 
 
 def place_of(t: TensorBase, root: TensorBase) -> Place:
@@ -431,7 +436,8 @@ def place_of(t: TensorBase, root: TensorBase) -> Place:
             "clone() the tensor first"
         )
     offset = a.__array_interface__["data"][0] - b.__array_interface__["data"][0]
-    return Place(offset, a.shape, a.strides, b.shape, b.strides)
+    mixed = (a.dtype, b.dtype) if a.dtype != b.dtype else None
+    return Place(offset, a.shape, a.strides, b.shape, b.strides, mixed)
 
 
 class AsStrided(Op):

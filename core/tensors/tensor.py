@@ -40,6 +40,7 @@ from ..ops.base import Op
 from . import formatting, graph
 from .arithmetic import ArithmeticMethods
 from .axes import AxesMethods
+from .complex_numbers import ComplexMethods
 from .conversion import CastMethods, ConversionMethods
 from .distinct import DistinctMethods
 from .filling import FillingMethods
@@ -50,6 +51,7 @@ from .masking import MaskingMethods
 from .moving import MovingMethods
 from .mutating import InPlaceMethods
 from .pairs import PairMethods
+from .products import ProductMethods
 from .reductions import ReductionMethods
 from .scans import ScanMethods
 from .scatter import ScatterMethods
@@ -70,10 +72,12 @@ class Tensor(
     PairMethods,
     InPlaceMethods,
     LogicMethods,
+    ProductMethods,
     ReductionMethods,
     ScanMethods,
     SortingMethods,
     DistinctMethods,
+    ComplexMethods,
     ShapingMethods,
     AxesMethods,
     WindowMethods,
