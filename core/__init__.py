@@ -17,7 +17,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import autograd, dtypes, errors, random
-from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .autograd import (
+    enable_grad,
+    inference_mode,
+    is_anomaly_check_nan_enabled,
+    is_anomaly_enabled,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
 from .devices import device, get_default_device, set_default_device
 from .dtypes import (
     bfloat16,
