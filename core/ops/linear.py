@@ -12,6 +12,12 @@ from .base import Op
 from .elementwise import Grads
 
 
+def adjoint(x: Array) -> Array:
+    """The last two axes exchanged, complex elements conjugated."""
+    y = np.swapaxes(x, -1, -2)
+    return y.conj() if y.dtype.kind == "c" else y
+
+
 class MatMul(Op):
     """a @ b for two or more dimensions each; leading ones broadcast."""
 
@@ -21,16 +27,23 @@ class MatMul(Op):
 
     def forward(self, a: Array, b: Array) -> Array:
         self.saved = (a if self.needs[1] else None, b if self.needs[0] else None)
+        self.flat_b = b.ndim == 2
+        if a.ndim > 2 == b.ndim and a.flags.c_contiguous and a.size:  # one product, not many
+            y = backend.of(a).matmul(a.reshape(-1, a.shape[-1]), b)
+            return y.reshape(*a.shape[:-1], b.shape[-1])
         return backend.of(a).matmul(a, b)
 
     def backward(self, grad: Array) -> Grads:
         a, b = self.saved
         kernels = backend.of(grad)
-        grad_a = kernels.matmul(grad, np.swapaxes(b, -1, -2)) if self.needs[0] else None
+        grad_a = kernels.matmul(grad, adjoint(b)) if self.needs[0] else None
         grad_b = None
         if self.needs[1]:
+            if a.ndim > 2 and self.flat_b and a.flags.c_contiguous and a.size:
+                rows = grad.reshape(-1, grad.shape[-1])
+                return grad_a, kernels.matmul(adjoint(a.reshape(-1, a.shape[-1])), rows)
             out = self.out.get(1) if self.out and a.ndim == 2 == grad.ndim else None
-            grad_b = kernels.matmul(np.swapaxes(a, -1, -2), grad, out)
+            grad_b = kernels.matmul(adjoint(a), grad, out)
         return grad_a, grad_b
 
 
@@ -43,14 +56,15 @@ class Dot(Op):
 
     def backward(self, grad: Array) -> Grads:
         a, b = self.saved
+        conj_a, conj_b = (x.conj() if x.dtype.kind == "c" else x for x in (a, b))
         if a.ndim == 1 == b.ndim:
-            return grad * b, grad * a
+            return grad * conj_b, grad * conj_a
         if a.ndim == 1:  # (k) @ (..., k, n) -> (..., n)
-            grad_a = np.matmul(b, grad[..., None])[..., 0]
-            return grad_a, a[:, None] * grad[..., None, :]
+            grad_a = np.matmul(conj_b, grad[..., None])[..., 0]
+            return grad_a, conj_a[:, None] * grad[..., None, :]
         # (..., m, k) @ (k) -> (..., m)
-        grad_b = np.matmul(np.swapaxes(a, -1, -2), grad[..., None])[..., 0]
-        return grad[..., None] * b, grad_b
+        grad_b = np.matmul(adjoint(a), grad[..., None])[..., 0]
+        return grad[..., None] * conj_b, grad_b
 
 
 class Linear(Op):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import ArgumentError, DtypeError, OptionError, ShapeError
-from ..ops import activation, elementwise, linear
+from ..errors import ArgumentError, DtypeError, OptionError
+from ..ops import activation, elementwise
 from . import graph, promote
 from .graph import TensorBase, absorb_relu, apply, can_absorb, defer
 from .inplace import assign
@@ -18,20 +18,16 @@ from .unary import trunc
 
 __all__ = [
     "add",
-    "bmm",
     "clamp",
     "clamp_max",
     "clamp_min",
     "clip",
     "div",
     "divide",
-    "dot",
     "floor_divide",
     "fmod",
-    "matmul",
     "maximum",
     "minimum",
-    "mm",
     "mul",
     "multiply",
     "pow",
@@ -298,59 +294,6 @@ def relu_(input: Any) -> Any:
     return assign(input, relu(input), "relu_")
 
 
-def matmul(input: Any, other: Any) -> Any:
-    """Matrix product as Python's @: vectors, matrices, or stacks of matrices.
-
-    Raises:
-        ShapeError: the inner dimensions differ, or the stacks do not broadcast.
-        RuntimeError: the dtypes differ.
-    """
-    a, b = input._array, other._array
-    inner = b.shape[-2] if b.ndim > 1 else b.shape[-1:][0] if b.ndim else None
-    if not a.ndim or inner is None or a.shape[-1] != inner:
-        raise ShapeError(
-            f"matmul: expected the last size of the first to match the rows of the second, came "
-            f"{a.shape} and {b.shape}"
-        )
-    if a.dtype != b.dtype:
-        raise DtypeError(
-            f"matmul: expected both tensors of one dtype, came {input.dtype} and {other.dtype}"
-        )
-    op = linear.MatMul() if a.ndim > 1 and b.ndim > 1 else linear.Dot()
-    try:
-        return apply(op, input, other)
-    except ValueError as err:
-        raise promote.mismatch("matmul", err, input, other) from err
-
-
-def mm(input: Any, mat2: Any) -> Any:
-    """Matrix product of two matrices."""
-    if input.ndim != 2 or mat2.ndim != 2:
-        raise ShapeError(
-            f"mm: expected two matrices, came {tuple(input.shape)} and {tuple(mat2.shape)}"
-        )
-    return matmul(input, mat2)
-
-
-def bmm(input: Any, mat2: Any) -> Any:
-    """Products of matrices in two stacks (B, M, K) and (B, K, N)."""
-    if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
-        raise ShapeError(
-            f"bmm: expected (B, M, K) and (B, K, N), came {tuple(input.shape)} and "
-            f"{tuple(mat2.shape)}"
-        )
-    return matmul(input, mat2)
-
-
-def dot(input: Any, other: Any) -> Any:
-    """Product of two vectors."""
-    if input.ndim != 1 or other.ndim != 1:
-        raise ShapeError(
-            f"dot: expected two vectors, came {tuple(input.shape)} and {tuple(other.shape)}"
-        )
-    return matmul(input, other)
-
-
 class ArithmeticMethods:
     """Elementwise methods and operators of Tensor."""
 
@@ -359,7 +302,6 @@ class ArithmeticMethods:
     floor_divide, remainder, fmod = floor_divide, remainder, fmod
     maximum, minimum, clamp, clip = maximum, minimum, clamp, clamp
     clamp_min, clamp_max, relu, relu_ = clamp_min, clamp_max, relu, relu_
-    matmul, mm, bmm, dot = matmul, mm, bmm, dot
 
     def where(self, condition: Any, other: Any) -> Any:
         """self where `condition` holds, else `other`."""
@@ -373,4 +315,3 @@ class ArithmeticMethods:
     __rfloordiv__ = operator_of(floor_divide, swap=True)
     __mod__, __rmod__ = operator_of(remainder), operator_of(remainder, swap=True)
     __pow__, __rpow__ = operator_of(pow), operator_of(pow, swap=True)
-    __matmul__, __rmatmul__ = operator_of(matmul), operator_of(matmul, swap=True)

@@ -16,8 +16,8 @@ from ..ops.base import Op
 from .graph import (
     Place,
     TensorBase,
-    apply,
     Untracked,
+    apply,
     compute_all,
     joined,
     link,

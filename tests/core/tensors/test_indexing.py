@@ -168,7 +168,7 @@ def test_tensors_as_keys(make):
 
 @pytest.mark.parametrize(("key", "error"), [
     (3, IndexError), (-4, IndexError), ((0, 4), IndexError), ((0,) * 5, IndexError),
-    (slice(None, None, -1), ValueError), ("a", IndexError), (1.5, IndexError), ([0, 9], IndexError),
+    (slice(None, None, -1), ValueError), ("a", TypeError), (1.5, IndexError), ([0, 9], IndexError),
     ([True, False], IndexError), (([0, 1], [0, 1, 2]), IndexError),
 ])  # fmt: skip
 @pytest.mark.parametrize("write", [False, True])
