@@ -62,6 +62,7 @@ from .tensors.complex_numbers import *  # noqa: F403 - the module lists its name
 from .tensors.conversion import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.distinct import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.einsum import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
@@ -83,26 +84,38 @@ __version__ = "0.1.0"
 
 # Imported on first use, so that `import allgrad` stays as quick as NumPy's import.
 _LAZY = (
+    "amp",
     "backend",
     "checkpoint",
     "cuda",
     "ddp",
     "launch",
     "nn",
+    "onnx",
     "optim",
     "kernel_counts",
     "utils",
     "vision",
 )
 _LAZY_FUNCTIONS = {
+    "GradScaler": "amp",
+    "autocast": "amp",
+    "clear_autocast_cache": "amp",
+    "get_autocast_cpu_dtype": "amp",
+    "get_autocast_dtype": "amp",
     "get_num_threads": "backend.onednn",
+    "is_autocast_cache_enabled": "amp",
+    "is_autocast_cpu_enabled": "amp",
+    "is_autocast_enabled": "amp",
     "load": "serialization",
     "save": "serialization",
+    "set_autocast_cache_enabled": "amp",
+    "set_autocast_dtype": "amp",
     "set_num_threads": "backend.onednn",
 }
 
 if TYPE_CHECKING:
-    from . import kernel_counts, nn, optim, utils, vision
+    from . import amp, kernel_counts, nn, optim, utils, vision
 
 
 def __getattr__(name: str) -> Any:

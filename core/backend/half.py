@@ -63,8 +63,8 @@ def served(backend: B) -> B:
     """Class decorator: let every kernel that does not serve halves by itself do so in float32."""
     declared = [name for base in Backend.__mro__ for name, v in vars(base).items() if callable(v)]
     for name in declared:
-        method = getattr(backend, name)
-        if not name.startswith("_") and not hasattr(method, "serves_halves"):
+        method = getattr(backend, name, None)
+        if callable(method) and name[0] != "_" and not hasattr(method, "serves_halves"):
             setattr(backend, name, _by_float32(method))
     return backend
 
