@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from ... import random
@@ -33,14 +35,21 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 def _channel_dropout(dims: int, input: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
     name = f"dropout{dims}d"
     _check_probability(name, p)
-    if input.ndim not in (dims + 1, dims + 2):
+    ndim, shape = input.ndim, tuple(input.shape)
+    if ndim < 2 or (dims == 1 and ndim > 3):
         raise ShapeError(
-            f"{name}: expected {dims + 2} dimensions (or {dims + 1} for one sample), came "
-            f"{tuple(input.shape)}"
+            f"{name}: expected {dims + 2} dimensions (or {dims + 1} for one sample), came {shape}"
+        )
+    single = ndim == dims + 1 and dims != 2
+    if ndim != dims + 2 and not single:
+        warnings.warn(
+            f"{name}: expected (N, C) and {dims} more dimensions, came {shape}; taken as (N, C, "
+            "...). For single features use dropout, for other images the function of their "
+            "dimensions.",
+            stacklevel=3,
         )
     if not training or p == 0:
         return input
-    single = input.ndim == dims + 1
     y = apply(Dropout(p, channels=True), input.unsqueeze(0) if single else input)
     y = y.squeeze(0) if single else y
     return assign(input, y, f"{name}_") if inplace else y
@@ -58,7 +67,7 @@ def dropout2d(
 ) -> Tensor:
     """Zero whole channels of (N, C, H, W) with probability p in training.
 
-    Unlike PyTorch, an input of another number of dimensions is an error, not a warning.
+    As in PyTorch, (N, C) and (N, C, L) are taken, too, with a warning.
     """
     return _channel_dropout(2, input, p, training, inplace)
 

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from support.layers import IMAGE, LINE, VOLUME, all_layers
 from support.tolerances import GRADIENT, assert_close
 
 import allgrad as ag
@@ -14,97 +15,7 @@ from allgrad import nn
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-IMAGE, LINE, VOLUME = (3, 4, 6, 5), (3, 4, 7), (2, 4, 4, 5, 3)
-
-# label -> (constructor for both libraries, input shapes or arrays)
-LAYERS = {
-    "Linear": (lambda nn: nn.Linear(5, 3), (4, 5)),
-    "Linear_stack": (lambda nn: nn.Linear(5, 3, bias=False), (2, 4, 5)),
-    "Linear_vector": (lambda nn: nn.Linear(5, 3), (5,)),
-    "Bilinear": (lambda nn: nn.Bilinear(3, 4, 2), (5, 3), (5, 4)),
-    "Identity": (lambda nn: nn.Identity(3, unused=True), (4, 5)),
-    "Flatten": (lambda nn: nn.Flatten(), IMAGE),
-    "Flatten_part": (lambda nn: nn.Flatten(2, 3), IMAGE),
-    "Unflatten": (lambda nn: nn.Unflatten(1, (2, 2)), IMAGE),
-    "Conv1d": (lambda nn: nn.Conv1d(4, 6, 3, padding=1), LINE),
-    "Conv2d": (lambda nn: nn.Conv2d(4, 6, 3, stride=2, padding=1), IMAGE),
-    "Conv2d_all": (lambda nn: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), 2, 2, bias=False), IMAGE),
-    "Conv2d_same": (lambda nn: nn.Conv2d(4, 6, (3, 4), padding="same"), IMAGE),
-    "Conv2d_single": (lambda nn: nn.Conv2d(4, 6, 3), IMAGE[1:]),
-    "Conv2d_reflect": (lambda nn: nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), IMAGE),
-    "Conv2d_circular": (lambda nn: nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode="circular"),
-                        IMAGE),
-    "Conv2d_replicate_same": (lambda nn: nn.Conv2d(4, 6, (3, 4), padding="same",
-                              padding_mode="replicate"), IMAGE),
-    "Conv3d": (lambda nn: nn.Conv3d(4, 2, 2, padding=1), VOLUME),
-    "ConvTranspose1d": (lambda nn: nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1), LINE),
-    "ConvTranspose2d": (lambda nn: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), IMAGE),
-    "ConvTranspose2d_dilated": (lambda nn: nn.ConvTranspose2d(4, 6, 3, dilation=2, bias=False),
-                                IMAGE),
-    "ConvTranspose3d": (lambda nn: nn.ConvTranspose3d(4, 2, 2), VOLUME),
-    "BatchNorm1d": (lambda nn: nn.BatchNorm1d(4), (5, 4)),
-    "BatchNorm1d_line": (lambda nn: nn.BatchNorm1d(4, momentum=0.4), LINE),
-    "BatchNorm2d": (lambda nn: nn.BatchNorm2d(4, eps=1e-3), IMAGE),
-    "BatchNorm2d_plain": (lambda nn: nn.BatchNorm2d(4, affine=False), IMAGE),
-    "BatchNorm2d_untracked": (lambda nn: nn.BatchNorm2d(4, track_running_stats=False), IMAGE),
-    "BatchNorm2d_average": (lambda nn: nn.BatchNorm2d(4, momentum=None), IMAGE),
-    "BatchNorm3d": (lambda nn: nn.BatchNorm3d(4), VOLUME),
-    "InstanceNorm1d": (lambda nn: nn.InstanceNorm1d(4), LINE),
-    "InstanceNorm2d": (lambda nn: nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
-                       IMAGE),
-    "InstanceNorm2d_single": (lambda nn: nn.InstanceNorm2d(4), IMAGE[1:]),
-    "InstanceNorm3d": (lambda nn: nn.InstanceNorm3d(4, affine=True), VOLUME),
-    "LayerNorm": (lambda nn: nn.LayerNorm(5), (3, 4, 5)),
-    "LayerNorm_two": (lambda nn: nn.LayerNorm((4, 5), eps=1e-3), (3, 4, 5)),
-    "LayerNorm_plain": (lambda nn: nn.LayerNorm(5, elementwise_affine=False), (3, 5)),
-    "LayerNorm_no_bias": (lambda nn: nn.LayerNorm(5, bias=False), (3, 5)),
-    "GroupNorm": (lambda nn: nn.GroupNorm(2, 4), IMAGE),
-    "GroupNorm_plain": (lambda nn: nn.GroupNorm(4, 4, affine=False), LINE),
-    "MaxPool1d": (lambda nn: nn.MaxPool1d(3, 2, 1), LINE),
-    "MaxPool2d": (lambda nn: nn.MaxPool2d(2), IMAGE),
-    "MaxPool2d_all": (lambda nn: nn.MaxPool2d((3, 2), 1, (1, 0), 2, ceil_mode=True), IMAGE),
-    "MaxPool3d": (lambda nn: nn.MaxPool3d(2), VOLUME),
-    "AvgPool1d": (lambda nn: nn.AvgPool1d(3, 2, 1), LINE),
-    "AvgPool2d": (lambda nn: nn.AvgPool2d(3, 2, 1, True, False), IMAGE),
-    "AvgPool2d_divisor": (lambda nn: nn.AvgPool2d(2, divisor_override=3), IMAGE),
-    "AvgPool3d": (lambda nn: nn.AvgPool3d(2), VOLUME),
-    "AdaptiveAvgPool1d": (lambda nn: nn.AdaptiveAvgPool1d(3), LINE),
-    "AdaptiveAvgPool2d": (lambda nn: nn.AdaptiveAvgPool2d((2, None)), IMAGE),
-    "AdaptiveAvgPool2d_one": (lambda nn: nn.AdaptiveAvgPool2d(1), IMAGE),
-    "AdaptiveAvgPool3d": (lambda nn: nn.AdaptiveAvgPool3d(2), VOLUME),
-    "AdaptiveMaxPool1d": (lambda nn: nn.AdaptiveMaxPool1d(3), LINE),
-    "AdaptiveMaxPool2d": (lambda nn: nn.AdaptiveMaxPool2d((4, 3)), IMAGE),
-    "AdaptiveMaxPool3d": (lambda nn: nn.AdaptiveMaxPool3d(2), VOLUME),
-    "ReLU": (lambda nn: nn.ReLU(), IMAGE),
-    "ReLU6": (lambda nn: nn.ReLU6(), IMAGE),
-    "Hardtanh": (lambda nn: nn.Hardtanh(-0.5, 0.7), IMAGE),
-    "LeakyReLU": (lambda nn: nn.LeakyReLU(0.2), IMAGE),
-    "ELU": (lambda nn: nn.ELU(0.5), IMAGE),
-    "SELU": (lambda nn: nn.SELU(), IMAGE),
-    "CELU": (lambda nn: nn.CELU(0.5), IMAGE),
-    "GELU": (lambda nn: nn.GELU(), IMAGE),
-    "GELU_tanh": (lambda nn: nn.GELU(approximate="tanh"), IMAGE),
-    "SiLU": (lambda nn: nn.SiLU(), IMAGE),
-    "Mish": (lambda nn: nn.Mish(), IMAGE),
-    "Softplus": (lambda nn: nn.Softplus(2, 1.5), IMAGE),
-    "Sigmoid": (lambda nn: nn.Sigmoid(), IMAGE),
-    "Tanh": (lambda nn: nn.Tanh(), IMAGE),
-    "LogSigmoid": (lambda nn: nn.LogSigmoid(), IMAGE),
-    "Softsign": (lambda nn: nn.Softsign(), IMAGE),
-    "Hardsigmoid": (lambda nn: nn.Hardsigmoid(), IMAGE),
-    "Hardswish": (lambda nn: nn.Hardswish(), IMAGE),
-    "Softmax": (lambda nn: nn.Softmax(dim=1), IMAGE),
-    "LogSoftmax": (lambda nn: nn.LogSoftmax(dim=-1), IMAGE),
-    "Softmin": (lambda nn: nn.Softmin(dim=0), IMAGE),
-    "PReLU": (lambda nn: nn.PReLU(), IMAGE),
-    "PReLU_channels": (lambda nn: nn.PReLU(4, init=0.1), IMAGE),
-    "Embedding": (lambda nn: nn.Embedding(5, 3), np.array([[0, 4, 2], [2, 2, 1]])),
-    "Embedding_padding": (lambda nn: nn.Embedding(5, 3, padding_idx=2), np.array([0, 4, 2, 2])),
-    "Sequential": (lambda nn: nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.BatchNorm2d(3),
-                   nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)), IMAGE),
-    "Sequential_inplace": (lambda nn: nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3),
-                           nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1), nn.ReLU(True)), IMAGE),
-}  # fmt: skip
+LAYERS = all_layers()
 
 
 def build(name):
@@ -149,6 +60,22 @@ def test_printed_form(name):
     assert repr(LAYERS[name][0](nn)) == repr(LAYERS[name][0](torch.nn))
 
 
+def tensors_of(output):
+    """The floating tensors in an output, however nested."""
+    if isinstance(output, tuple | list):
+        return [t for part in output for t in tensors_of(part)]
+    return [output] if output.dtype.is_floating_point else []
+
+
+def weighted_sum(outputs, make):
+    rng = np.random.default_rng(2)
+    total = 0
+    for y in outputs:
+        like = y.detach().numpy()
+        total = total + (y * make(rng.standard_normal(like.shape).astype(like.dtype))).sum()
+    return total
+
+
 @pytest.mark.parametrize(("name", "mode"), [*itertools.product(LAYERS, ("train", "eval"))])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
@@ -167,11 +94,11 @@ def test_forward_and_backward(name, mode, dtype):
         for x, t in zip(xs, ts, strict=True):
             if x.is_floating_point():
                 x.requires_grad_(), t.requires_grad_()
-        y, z = ours(*xs), theirs(*ts)
-        weights = np.random.default_rng(2).standard_normal(tuple(z.shape)).astype(dtype)
-        (y * ag.tensor(weights)).sum().backward()
-        (z * torch.tensor(weights)).sum().backward()
-        assert_close(y.detach().numpy(), z.detach().numpy(), GRADIENT, "output")
+        ys, zs = tensors_of(ours(*xs)), tensors_of(theirs(*ts))
+        for y, z in zip(ys, zs, strict=True):
+            assert_close(y.detach().numpy(), z.detach().numpy(), GRADIENT, "output")
+        weighted_sum(ys, ag.tensor).backward()
+        weighted_sum(zs, torch.tensor).backward()
         for x, t in zip(xs, ts, strict=True):
             if x.requires_grad:
                 rounded = np.float32 if name == "Hardsigmoid" else None  # PyTorch has 1/6 as float
@@ -277,8 +204,111 @@ def test_bad_arguments_are_refused_at_once(make):
     (nn.Conv2d(3, 2, 3), (1, 4, 5, 5), r"conv2d: .*\(1, 4, 5, 5\).*\(2, 3, 3, 3\)"),
     (nn.MaxPool2d(3), (1, 1, 2, 2), "max_pool2d"),
     (nn.LayerNorm(4), (2, 5), r"layer_norm: .*\(4,\).*\(2, 5\)"),
-    (nn.Dropout2d(), (2, 5), r"dropout2d: .*\(2, 5\)"),
+    (nn.Dropout2d(), (5,), r"dropout2d: .*\(5,\)"),
+    (nn.Dropout1d(), (2, 3, 4, 5), r"dropout1d: .*\(2, 3, 4, 5\)"),
 ])  # fmt: skip
 def test_bad_inputs_are_named(layer, shape, message):
     with pytest.raises((RuntimeError, ValueError), match=message):
         layer(ag.zeros(*shape))
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("dropout2d", (40, 50)), ("dropout2d", (40, 50, 3)), ("dropout3d", (40, 50, 3)),
+])  # fmt: skip
+def test_channel_dropout_of_other_shapes_warns(name, shape):
+    """PyTorch still takes them; networks that end in Dropout2d and Linear are around."""
+    with pytest.warns(UserWarning, match=name):
+        getattr(torch.nn.functional, name)(torch.ones(shape), 0.5)
+    with pytest.warns(UserWarning, match=rf"{name}: .*\(40, 50.*dropout"):
+        y = getattr(nn.functional, name)(ag.ones(*shape), 0.5).numpy().reshape(40, 50, -1)
+    assert set(np.unique(y)) == {0, 2}
+    assert (y == y[:, :, :1]).all()  # whole channels
+    assert 800 < (y[:, :, 0] == 0).sum() < 1200
+
+
+# Classes whose rows stand elsewhere, with the test that has them.
+ELSEWHERE = {
+    "Module": "test_module.py",
+    "ModuleDict": "test_module.py: test_module_dict",
+    "ModuleList": "test_module.py: test_module_list",
+    "ParameterDict": "test_module.py: test_parameter_containers",
+    "ParameterList": "test_module.py: test_parameter_containers",
+    "Dropout": "test_dropout (random)",
+    "Dropout1d": "test_dropout (random)",
+    "Dropout2d": "test_dropout (random)",
+    "Dropout3d": "test_dropout (random)",
+    "AlphaDropout": "test_dropout (random)",
+    "FeatureAlphaDropout": "test_dropout (random)",
+    "RReLU": "test_rrelu (random)",
+    "MaxUnpool1d": "test_max_unpool",
+    "MaxUnpool2d": "test_max_unpool",
+    "MaxUnpool3d": "test_max_unpool",
+    "FractionalMaxPool2d": "test_fractional_max_pool (random)",
+    "FractionalMaxPool3d": "test_fractional_max_pool (random)",
+}
+
+
+def test_every_layer_has_a_row():
+    """A class of allgrad.nn without a row in a table of layers or losses fails here."""
+    met = set(ELSEWHERE)
+    for make, *_ in LAYERS.values():
+        met |= {type(m).__name__ for m in make(nn).modules()}
+    public = {
+        name
+        for name, value in vars(nn).items()
+        if isinstance(value, type) and issubclass(value, nn.Module)
+    }
+    losses = {name for name in public if name.endswith("Loss")}
+    missing = public - met - losses - LAZY_ROWS
+    assert not missing, f"layers without a row in tests/support/layers_*.py: {sorted(missing)}"
+    assert not losses - set(LOSSES), f"losses without a row: {sorted(losses - set(LOSSES))}"
+    unknown = set(ELSEWHERE) - public
+    assert not unknown, f"exceptions for layers that do not exist: {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_max_unpool(dims):
+    shape = {1: LINE, 2: IMAGE, 3: VOLUME}[dims]
+    array = np.random.default_rng(0).standard_normal(shape)
+    found = []
+    for lib in (ag, torch):
+        x = lib.tensor(array, requires_grad=True)
+        pool = getattr(lib.nn, f"MaxPool{dims}d")(2, return_indices=True)
+        unpool = getattr(lib.nn, f"MaxUnpool{dims}d")(2)
+        y = unpool(*pool(x), output_size=x.size())
+        (y * y).sum().backward()
+        plain = unpool(*pool(x))
+        found.append((y.detach().numpy(), x.grad.numpy(), plain.detach().numpy(), repr(unpool)))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_fractional_max_pool(dims):
+    shape = (2, 3, 9, 8) if dims == 2 else (2, 2, 7, 6, 8)
+    array = np.random.default_rng(0).standard_normal(shape)
+    samples = np.random.default_rng(1).random((2, shape[1], dims))
+    found = []
+    for lib in (ag, torch):
+        for options in ({"output_size": 4}, {"output_ratio": 0.5}):
+            name = f"FractionalMaxPool{dims}d"
+            layer = getattr(lib.nn, name)(
+                2, return_indices=True, _random_samples=lib.tensor(samples), **options
+            )
+            found += [t.numpy() for t in layer(lib.tensor(array))]
+    for a, b in zip(found[:4], found[4:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    drawn = getattr(nn, f"FractionalMaxPool{dims}d")(3, output_ratio=0.5)(ag.tensor(array))
+    assert np.isin(drawn.numpy(), array).all()
+
+
+def test_rrelu():
+    layer, x = nn.RReLU(0.2, 0.4), ag.tensor([-1.0, 2.0] * 500, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    low = y.detach().numpy()[::2]
+    assert -0.4 <= low.min() < -0.38 < -0.22 < low.max() <= -0.2
+    assert (y.detach().numpy()[1::2] == 2).all()
+    np.testing.assert_allclose(x.grad.numpy()[::2], -low)
+    assert repr(layer) == repr(torch.nn.RReLU(0.2, 0.4))
+    assert layer.eval()(ag.tensor([-1.0])).item() == pytest.approx(-0.3)
