@@ -72,6 +72,7 @@ from .tensors.mutating import *  # noqa: F403 - the module lists its names in __
 from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.products import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.sampling import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.scans import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.scatter import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__

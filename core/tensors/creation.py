@@ -16,7 +16,6 @@ from .tensor import Tensor
 __all__ = [
     "arange",
     "as_tensor",
-    "bernoulli",
     "empty",
     "empty_like",
     "eye",
@@ -25,7 +24,6 @@ __all__ = [
     "full_like",
     "get_rng_state",
     "linspace",
-    "multinomial",
     "ones",
     "ones_like",
     "rand",
@@ -271,32 +269,6 @@ def set_rng_state(new_state: Tensor) -> None:
         CheckpointError: `new_state` came from elsewhere.
     """
     random.default_generator().set_state(new_state.numpy())
-
-
-def bernoulli(input: Tensor, *, generator: random.Generator | None = None) -> Tensor:
-    """1 with the probability given by each element, else 0, in input's dtype."""
-    draws = _stream(generator).random(input._array.shape)
-    return Tensor((draws < input._array).astype(input._array.dtype))
-
-
-def multinomial(
-    input: Tensor,
-    num_samples: int,
-    replacement: bool = False,
-    *,
-    generator: random.Generator | None = None,
-) -> Tensor:
-    """Indices drawn with the given weights, one row of `num_samples` for each row of input."""
-    rows = np.atleast_2d(input._array).astype(np.float64)
-    drawn = np.stack(
-        [
-            _stream(generator).choice(
-                rows.shape[1], num_samples, replace=replacement, p=row / row.sum()
-            )
-            for row in rows
-        ]
-    )
-    return Tensor((drawn if input.ndim == 2 else drawn[0]).astype(np.int64))
 
 
 def rand_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:

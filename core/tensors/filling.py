@@ -16,7 +16,16 @@ from .promote import cast
 def draw(
     kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], generator: random.Generator | None
 ) -> np.ndarray:
-    """Random array of a floating dtype: "uniform" in [0, 1) or "normal" (mean 0, variance 1)."""
+    """Random array: "uniform" in [0, 1) or "normal" (mean 0, variance 1).
+
+    Uniform complex numbers have uniform parts; normal ones have parts of variance 1/2.
+    """
+    if dtype.kind == "c":
+        part = np.dtype(f"f{dtype.itemsize // 2}")
+        pairs = draw(kind, (*shape, 2), part, generator)
+        if kind == "normal":
+            pairs *= part.type(np.sqrt(0.5))
+        return pairs.view(dtype)[..., 0]
     stream = (generator or random.default_generator()).numpy
     draw_as: Any = dtype if dtype in (np.float32, np.float64) else np.float32
     function = stream.random if kind == "uniform" else stream.standard_normal
@@ -48,23 +57,3 @@ class FillingMethods:
     def zero_(self) -> Any:
         """Set every element to 0; returns self."""
         return self.fill_(0)
-
-    def normal_(self: Any, mean: float = 0, std: float = 1, *, generator: Any = None) -> Any:
-        """Fill with normally distributed numbers; returns self."""
-        numbers = draw("normal", self._array.shape, self._array.dtype, generator)
-        numbers *= std
-        numbers += mean
-        return self.copy_(self._new(numbers))
-
-    def uniform_(self: Any, a: float = 0, b: float = 1, *, generator: Any = None) -> Any:
-        """Fill with uniform numbers in [a, b); returns self."""
-        numbers = draw("uniform", self._array.shape, self._array.dtype, generator)
-        numbers *= b - a
-        numbers += a
-        return self.copy_(self._new(numbers))
-
-    def bernoulli_(self: Any, p: float = 0.5, *, generator: Any = None) -> Any:
-        """Fill with 1 (probability p) and 0; returns self."""
-        stream = (generator or random.default_generator()).numpy
-        hits = stream.random(self._array.shape) < p
-        return self.copy_(self._new(hits.astype(self._array.dtype)))

@@ -53,6 +53,7 @@ from .mutating import InPlaceMethods
 from .pairs import PairMethods
 from .products import ProductMethods
 from .reductions import ReductionMethods
+from .sampling import SamplingMethods
 from .scans import ScanMethods
 from .scatter import ScatterMethods
 from .shaping import ShapingMethods
@@ -78,6 +79,7 @@ class Tensor(
     SortingMethods,
     DistinctMethods,
     ComplexMethods,
+    SamplingMethods,
     ShapingMethods,
     AxesMethods,
     WindowMethods,
