@@ -86,9 +86,8 @@ class CTC(Op):
         index: Any = (steps[..., None], rows[..., None], self._spread(log_p))
         np.subtract.at(grad_x, index, posterior)
         grad_x *= grad[:, None]
+        grad_x[:, np.isinf(loss)] = 0 if self.zero_infinity else np.nan
         grad_x[np.broadcast_to(steps > self.last_step, grad_x.shape[:2])] = 0
-        if self.zero_infinity:
-            grad_x[:, np.isinf(loss)] = 0
         return (grad_x,)
 
     def _beta(self, emitted: Array) -> Array:

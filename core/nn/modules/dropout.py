@@ -56,3 +56,9 @@ class AlphaDropout(_Dropout):
     """Dropout for SELU networks."""
 
     _function = staticmethod(F.alpha_dropout)
+
+
+class FeatureAlphaDropout(_Dropout):
+    """`AlphaDropout` of whole channels."""
+
+    _function = staticmethod(F.feature_alpha_dropout)

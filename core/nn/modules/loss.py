@@ -8,6 +8,7 @@ from typing import Any
 from ...tensors import Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
 from ..functional.checks import reduction_of
+from .distance import PairwiseDistance
 from .module import Module
 
 Flag = bool | None
@@ -360,7 +361,8 @@ class TripletMarginWithDistanceLoss(_Loss):
             raise ValueError(
                 f"TripletMarginWithDistanceLoss: expected a margin above 0, came {margin}"
             )
-        self.distance_function, self.margin, self.swap = distance_function, margin, swap
+        self.distance_function: Any = distance_function or PairwiseDistance()
+        self.margin, self.swap = margin, swap
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         return F.triplet_margin_with_distance_loss(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from support.losses import CLASSES, IMAGE, LOGITS, LOSSES, PLANE, SHARES, STEPS, UNIT, WEIGHT
 from support.twin import both
 
 import allgrad as ag
@@ -12,28 +16,7 @@ from allgrad import nn
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-RNG = np.random.default_rng(0)
-LOGITS = RNG.standard_normal((4, 5))
-IMAGE = RNG.standard_normal((2, 5, 3, 3))
-SHARES = RNG.dirichlet(np.ones(5), 4)
-WEIGHT = RNG.uniform(0.5, 2, 5)
-CLASSES = np.array([1, 0, 4, 4])
-PLANE = RNG.integers(0, 5, (2, 3, 3))
-UNIT = RNG.uniform(0.05, 0.95, (4, 5))
-
-LOSSES = {
-    "MSELoss": ({"x": LOGITS, "y": SHARES}, [{}, {"reduction": "sum"}, {"reduction": "none"}]),
-    "L1Loss": ({"x": LOGITS, "y": SHARES}, [{}, {"reduction": "sum"}]),
-    "SmoothL1Loss": ({"x": LOGITS, "y": SHARES}, [{}, {"beta": 0.3}]),
-    "HuberLoss": ({"x": LOGITS, "y": SHARES}, [{}, {"delta": 0.3}]),
-    "BCELoss": ({"x": UNIT, "y": SHARES}, [{}, {"reduction": "sum"}]),
-    "BCEWithLogitsLoss": ({"x": LOGITS, "y": SHARES}, [{}, {"reduction": "none"}]),
-    "KLDivLoss": ({"x": LOGITS, "y": SHARES}, [{"reduction": "batchmean"}, {"reduction": "sum"},
-                  {"reduction": "sum", "log_target": True}]),
-    "NLLLoss": ({"x": LOGITS, "y": CLASSES}, [{}, {"ignore_index": 4}]),
-    "CrossEntropyLoss": ({"x": LOGITS, "y": CLASSES}, [{}, {"ignore_index": 4},
-                         {"label_smoothing": 0.1}]),
-}  # fmt: skip
+LEGACY = [n for n in LOSSES if "size_average" in inspect.signature(getattr(torch.nn, n)).parameters]
 CASES = [(name, i) for name, (_, options) in LOSSES.items() for i in range(len(options))]
 
 
@@ -42,11 +25,14 @@ def test_layers(name, number):
     arrays, options = LOSSES[name]
 
     def scenario(lib, F, t):
-        loss = getattr(lib.nn, name)(**options[number])(t.x, t.y)
+        inputs = [getattr(t, key) for key in ("x", "y", "z", "w") if hasattr(t, key)]
+        loss = getattr(lib.nn, name)(**options[number])(*inputs)
         loss.sum().backward()
         return loss, repr(getattr(lib.nn, name)())
 
-    both(scenario, **arrays)
+    # PyTorch has no gradient for these targets, or (Poisson) 0 * inf.
+    fixed = ("y",) if name in ("PoissonNLLLoss", "SoftMarginLoss") else ()
+    both(scenario, constants=fixed, **arrays)
 
 
 @pytest.mark.parametrize("name", ["NLLLoss", "CrossEntropyLoss", "BCELoss", "BCEWithLogitsLoss"])
@@ -113,7 +99,8 @@ def test_target_of_another_dtype():
 def test_broadcast_target_of_mse():
     x = ag.tensor(LOGITS, requires_grad=True)
     t = ag.tensor(SHARES[:1], requires_grad=True)
-    nn.functional.mse_loss(x, t).backward()
+    with pytest.warns(UserWarning, match=r"mse_loss.*\(1, 5\).*\(4, 5\)"):
+        nn.functional.mse_loss(x, t).backward()
     assert t.grad.shape == (1, 5)
     np.testing.assert_allclose(t.grad.numpy(), -x.grad.numpy().sum(0, keepdims=True))
 
@@ -125,3 +112,134 @@ def test_weighted_mse():
         return loss
 
     both(scenario, constants=("w",), x=LOGITS, y=SHARES, w=np.broadcast_to(WEIGHT, (4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [
+        ({"size_average": False}, "sum"),
+        ({"reduce": False}, "none"),
+        ({"size_average": True}, "mean"),
+    ],
+)
+@pytest.mark.parametrize("name", [n for n in LOSSES if n in LEGACY])
+def test_old_names_of_reductions(name, options, reduction):
+    with pytest.warns(UserWarning, match="reduction"):
+        loss = getattr(nn, name)(**options)
+    assert loss.reduction == reduction
+    with pytest.warns(UserWarning, match="reduction"):
+        assert getattr(torch.nn, name)(**options).reduction == reduction
+
+
+def test_ctc_of_one_sample_and_joined_targets():
+    def scenario(lib, F, t):
+        one = F.ctc_loss(t.x[:, 0], t.y[:3], lib.tensor(6), lib.tensor(3), reduction="none")
+        lengths = (lib.tensor([6, 6, 5, 6]), lib.tensor([3, 1, 2, 0]))
+        many = F.ctc_loss(F.log_softmax(t.x, 2), t.y, *lengths, reduction="none")
+        (one + (many * t.w).sum()).backward()
+        return one, many
+
+    rng = np.random.default_rng(3)
+    both(scenario, constants=("w",), x=np.log(rng.dirichlet(np.ones(5), (6, 4))),
+         y=np.array([1, 1, 3, 2, 4, 4]), w=rng.random(4))  # fmt: skip
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_ctc_without_any_alignment(zero):
+    """Three labels, the first two alike, do not fit into three steps."""
+
+    def scenario(lib, F, t):
+        lengths = (lib.tensor([3, 3]), lib.tensor([3, 2]))
+        loss = F.ctc_loss(t.x, t.y, *lengths, reduction="none", zero_infinity=zero)
+        loss[1 - zero :].sum().backward()
+        return loss
+
+    x = np.log(np.random.default_rng(3).dirichlet(np.ones(4), (3, 2)))
+    both(scenario, x=x, y=np.array([[1, 1, 2], [1, 2, 0]]))
+
+
+# name -> (call, what its message must name): the exception must be one of the type PyTorch raises.
+MISTAKES = {
+    "mse shapes": (lambda lib, F, t: F.mse_loss(t.x, t.x[:, :3]), r"mse_loss.*\(4, 5\).*\(4, 3\)"),
+    "mse integers": (lambda lib, F, t: F.mse_loss(t.y, t.y), "mse_loss.*int64"),
+    "smooth_l1 beta": (lambda lib, F, t: F.smooth_l1_loss(t.x, t.x, beta=-1.0), "-1"),
+    "huber delta": (lambda lib, F, t: F.huber_loss(t.x, t.x, delta=0.0), "delta"),
+    "bce shapes": (lambda lib, F, t: F.binary_cross_entropy(t.u, t.u[:2]), r"\(4, 5\).*\(2, 5\)"),
+    "bce range": (lambda lib, F, t: F.binary_cross_entropy(t.x * 9, t.u), r"0\.\.1"),
+    "bce dtype": (lambda lib, F, t: F.binary_cross_entropy(t.u, t.u.float()), "float32"),
+    "bce integers": (lambda lib, F, t: F.binary_cross_entropy(t.u, t.u.long()), "int64"),
+    "logits shapes": (lambda lib, F, t: F.binary_cross_entropy_with_logits(t.x, t.x[0]), "5"),
+    "logits integers": (lambda lib, F, t: F.binary_cross_entropy_with_logits(t.x, t.x.long()),
+                        "int64"),
+    "logits pos_weight": (lambda lib, F, t: F.binary_cross_entropy_with_logits(
+        t.x, t.u, pos_weight=t.x[0, :3]), r"\(4, 5\)"),
+    "kl shapes": (lambda lib, F, t: F.kl_div(t.x, t.u[:3], reduction="sum"), "kl_div"),
+    "nll float target": (lambda lib, F, t: F.nll_loss(t.x, t.x[:, 0]), "nll_loss.*float64"),
+    "nll batch": (lambda lib, F, t: F.nll_loss(t.x, t.y[:3]), r"\(4, 5\).*\(3,\)"),
+    "nll class": (lambda lib, F, t: F.nll_loss(t.x, t.y + 5), "5 classes"),
+    "nll weight": (lambda lib, F, t: F.nll_loss(t.x, t.y, t.x[0, :3]), "5 classes"),
+    "nll scalar": (lambda lib, F, t: F.nll_loss(t.x[0, 0], t.y[0]), "nll_loss"),
+    "nll integers": (lambda lib, F, t: F.nll_loss(t.x.long(), t.y), "int64"),
+    "cross_entropy batch": (lambda lib, F, t: F.cross_entropy(t.x, t.y[:3]), r"\(4, 5\).*\(3,\)"),
+    "cross_entropy class": (lambda lib, F, t: F.cross_entropy(t.x, t.y - 1), "-1"),
+    "cross_entropy float classes": (lambda lib, F, t: F.cross_entropy(t.x, t.x[:, 0]),
+                                    "float64"),
+    "cross_entropy smoothing": (lambda lib, F, t: F.cross_entropy(t.x, t.y, label_smoothing=2.0),
+                                "label_smoothing"),
+    "cross_entropy weight": (lambda lib, F, t: F.cross_entropy(t.x, t.y, t.x[0, :3]), "5 classes"),
+    "cross_entropy weight dtype": (lambda lib, F, t: F.cross_entropy(t.x, t.y, t.x[0].float()),
+                                   "float32"),
+    "cross_entropy ignored share": (lambda lib, F, t: F.cross_entropy(t.x, t.u, ignore_index=2),
+                                    "ignore_index"),
+    "poisson shapes": (lambda lib, F, t: F.poisson_nll_loss(t.x, t.u[:2]), "poisson"),
+    "gaussian variance": (lambda lib, F, t: F.gaussian_nll_loss(t.x, t.x, t.u[:, :2]), "var"),
+    "gaussian negative": (lambda lib, F, t: F.gaussian_nll_loss(t.x, t.x, -t.u), "negative"),
+    "hinge shapes": (lambda lib, F, t: F.hinge_embedding_loss(t.x, t.x[:2, :2]), "hinge"),
+    "cosine dimensions": (lambda lib, F, t: F.cosine_embedding_loss(t.x, t.x, t.x[:, :1]),
+                          r"\(4, 1\)"),
+    "cosine batch": (lambda lib, F, t: F.cosine_embedding_loss(t.x, t.x, t.x[:2, 0]), r"\(2,\)"),
+    "ranking dimensions": (lambda lib, F, t: F.margin_ranking_loss(t.x, t.x, t.x[0]), r"\(5,\)"),
+    "multi_margin p": (lambda lib, F, t: F.multi_margin_loss(t.x, t.y, p=3), "p 1 or 2"),
+    "multi_margin weight": (lambda lib, F, t: F.multi_margin_loss(t.x, t.y, weight=t.x[0, :3]),
+                            "5 classes"),
+    "multi_margin class": (lambda lib, F, t: F.multi_margin_loss(t.x, t.y + 5), "out of range"),
+    "multi_margin batch": (lambda lib, F, t: F.multi_margin_loss(t.x, t.y[:2]), r"\(2,\)"),
+    "multi_margin dtype": (lambda lib, F, t: F.multi_margin_loss(t.x, t.x[:, 0]), "float64"),
+    "multilabel shapes": (lambda lib, F, t: F.multilabel_margin_loss(t.x, t.y), r"\(4,\)"),
+    "soft_margin shapes": (lambda lib, F, t: F.soft_margin_loss(t.x, t.x[:2]), "soft_margin"),
+    "triplet dimensions": (lambda lib, F, t: F.triplet_margin_loss(t.x, t.x, t.x[0]), r"\(5,\)"),
+    "triplet margin": (lambda lib, F, t: F.triplet_margin_loss(t.x, t.x, t.x, margin=-1.0), "-1"),
+    "ctc blank": (lambda lib, F, t: F.ctc_loss(t.s, t.y, t.n, t.n * 0 + 1, blank=9), "blank"),
+    "ctc lengths": (lambda lib, F, t: F.ctc_loss(t.s, t.y, t.n[:2], t.n * 0 + 1), "4"),
+    "ctc steps": (lambda lib, F, t: F.ctc_loss(t.s, t.y, t.n + 9, t.n * 0 + 1), r"0\.\.6"),
+    "ctc dimensions": (lambda lib, F, t: F.ctc_loss(t.s[0, 0], t.y, t.n, t.n), "log_probs"),
+    **{
+        f"{name} reduction": (
+            lambda lib, F, t, n=name, o=options: getattr(lib.nn, n)(reduction="x", **o)(
+                *([t.s, t.y, t.n, t.n] if n == "CTCLoss" else
+                  [t.x, t.x, t.u] if len(LOSSES[n][0]) == 3 else
+                  [t.u, t.u] if n == "BCELoss" else
+                  [t.x, t.y] if LOSSES[n][0]["y"].dtype.kind == "i" else [t.x, t.u])
+            ),
+            "'x'",
+        )
+        for name, options in ((n, {}) for n in LOSSES)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.filterwarnings("ignore:Using a target size", "ignore:.*differs from the input size")
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+def test_mistakes_raise_what_pytorch_raises(name):
+    call, message = MISTAKES[name]
+    arrays = {"x": LOGITS, "y": CLASSES, "u": UNIT, "s": STEPS, "n": np.array([6, 6, 5, 6])}
+
+    def run(lib):
+        t = SimpleNamespace(**{k: lib.tensor(v) for k, v in arrays.items()})
+        call(lib, lib.nn.functional, t)
+
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - its type is what is asked for
+        run(torch)
+    with pytest.raises(theirs.type, match=message):
+        run(ag)
