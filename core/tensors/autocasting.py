@@ -57,7 +57,7 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, TensorBase):
         dtype = value._array.dtype
         return change(value) if dtype.kind in FLOATING and dtype.itemsize < 8 else value
-    if isinstance(value, tuple | list) and any(isinstance(v, TensorBase) for v in value):
+    if type(value) in (tuple, list):
         return type(value)([_mapped(change, v) for v in value])
     return value
 
@@ -100,6 +100,22 @@ def widens(function: F) -> F:
         return _run(_to_float32, function, args, kwargs)
 
     return casting  # type: ignore[return-value]
+
+
+def keeps(function: F) -> F:
+    """Decorate a function that autocast leaves in the types it is given, made of others or not."""
+
+    @functools.wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        if mode.autocast is None:
+            return function(*args, **kwargs)
+        return _run(_unchanged, function, args, kwargs)
+
+    return plain  # type: ignore[return-value]
+
+
+def _unchanged(t: Any) -> Any:
+    return t
 
 
 def _to_float32(t: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import DtypeError, ShapeError
 from ..ops import complex_numbers as ops
 from .arithmetic import mul
+from .autocasting import widens
 from .graph import apply, view
 from .inplace import assign, check_in_place
 from .promote import mismatch, not_a_tensor
@@ -63,6 +64,7 @@ def complex(real: Any, imag: Any) -> Any:
         raise mismatch("complex", err, real, imag) from err
 
 
+@widens
 def polar(abs: Any, angle: Any) -> Any:
     """abs * exp(i angle), broadcast: the complex numbers of given size and angle.
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import ShapeError, Unsupported
 from ..ops import shape as ops
 from ..ops.index import Take
+from .autocasting import widens
 from .axes import transpose
 from .graph import TensorBase, apply, view
 from .inplace import assign, check_in_place
@@ -225,6 +226,7 @@ def diagflat(input: Any, offset: int = 0) -> Any:
     return diag_embed(flatten(input), offset)
 
 
+@widens
 def trace(input: Any) -> Any:
     """The sum of the diagonal of a matrix.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..autograd.mode import mode
 from ..errors import DtypeError, ShapeError
 from ..ops import linear
+from .autocasting import keeps, lowered, lowers
 from .graph import TensorBase, apply
 from .inplace import assign, check_in_place
 from .moving import roll
@@ -59,6 +61,8 @@ def matmul(input: Any, other: Any) -> Any:
     >>> (ag.ones(5, 2, 3) @ ag.ones(3, 4)).shape
     allgrad.Size([5, 2, 4])
     """
+    if mode.autocast is not None:
+        return lowered(matmul, input, other)
     a, b = _shape(input, "matmul"), _shape(other, "matmul")
     inner = b[-2] if len(b) > 1 else b[-1] if b else None
     if not a or inner is None or a[-1] != inner:
@@ -90,6 +94,7 @@ def mm(input: Any, mat2: Any) -> Any:
     return matmul(input, mat2)
 
 
+@keeps
 def mv(input: Any, vec: Any) -> Any:
     """Product of a matrix (M, K) with a vector (K)."""
     _fixed("mv", input, vec, (2, 1), "a matrix and a vector")
@@ -107,12 +112,14 @@ def bmm(input: Any, mat2: Any) -> Any:
     return matmul(input, mat2)
 
 
+@keeps
 def dot(input: Any, other: Any) -> Any:
     """Product of two vectors."""
     _fixed("dot", input, other, (1, 1), "two vectors")
     return matmul(input, other)
 
 
+@keeps
 def vdot(input: Any, other: Any) -> Any:
     """Product of two vectors, the first one conjugated if complex."""
     _fixed("vdot", input, other, (1, 1), "two vectors")
@@ -142,7 +149,7 @@ ger = outer
 def _added(name: str, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
     """(``beta * input + alpha * product(a, b)`` as a function, the same in place)."""
 
-    def function(input: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    def plain(input: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
         y = product(a, b)
         if alpha != 1:
             y = y * alpha
@@ -157,6 +164,8 @@ def _added(name: str, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
         if beta == 0:  # nan in `input` must not matter
             return y
         return wide + y if beta == 1 else wide * beta + y
+
+    function = plain if name in ("addmv", "addr") else lowers(plain)
 
     def method(self: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
         check_in_place(self, f"{name}_")

@@ -14,6 +14,7 @@ from ..errors import BoundsError, DtypeError, OptionError, ShapeError
 from ..ops import reduce
 from ..ops.softmax import LogSoftmax, Softmax
 from .arithmetic import div, sub, where
+from .autocasting import widens
 from .graph import apply
 from .promote import cast, refuse_complex
 
@@ -118,6 +119,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
 
 
 @numpy_names
+@widens
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Product over `dim` (None: all)."""
     if dtype is None and input._array.dtype.kind in "iub":

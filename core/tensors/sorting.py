@@ -12,6 +12,7 @@ from ..dtypes import FLOATING
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import reduce
 from ..ops.index import Gather
+from .autocasting import widens
 from .graph import TensorBase, apply
 from .pairs import lerp
 from .promote import refuse_complex
@@ -205,6 +206,7 @@ def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
     return _picked(input, axis, np.take_along_axis(order, best, axis=axis), keepdim)
 
 
+@widens
 def quantile(
     input: Any,
     q: Any,
@@ -233,6 +235,7 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation)
 
 
+@widens
 def nanquantile(
     input: Any,
     q: Any,

@@ -15,6 +15,7 @@ from ...ops import activation as ops
 from ...ops import shrink
 from ...ops.elementwise import Clamp
 from ...tensors import Tensor, arithmetic, reductions
+from ...tensors.autocasting import lowers
 from ...tensors.graph import apply
 from ...tensors.inplace import assign
 from ...tensors.reductions import axis_of
@@ -76,6 +77,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     return _activation("leaky_relu", ops.LeakyReLU(negative_slope), input, inplace)
 
 
+@lowers
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x where positive, else weight * x; weight has one element or one per channel.
 

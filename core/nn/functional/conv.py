@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...autograd.mode import mode
 from ...backend.protocol import output_size
 from ...errors import DtypeError, OptionError, ShapeError
 from ...ops.conv import Conv, ConvTranspose
 from ...tensors import Tensor
+from ...tensors.autocasting import lowered
 from ...tensors.graph import apply, defer
 from ...tensors.padding import pad
 
@@ -76,6 +78,8 @@ def _conv(
     dilation: Sizes,
     groups: int,
 ) -> Tensor:
+    if mode.autocast is not None:
+        return lowered(_conv, dims, input, weight, bias, stride, padding, dilation, groups)
     name = f"conv{dims}d"
     if input.ndim == dims + 1:  # a single sample
         one = _conv(dims, input.unsqueeze(0), weight, bias, stride, padding, dilation, groups)
@@ -173,6 +177,11 @@ def _conv_transpose(
     groups: int,
     dilation: Sizes,
 ) -> Tensor:
+    if mode.autocast is not None:
+        return lowered(
+            _conv_transpose, dims, input, weight, bias, stride, padding, output_padding, groups,
+            dilation,
+        )  # fmt: skip
     name = f"conv_transpose{dims}d"
     if input.ndim == dims + 1:
         one = _conv_transpose(

@@ -10,12 +10,14 @@ import numpy as np
 from ...errors import DtypeError, ShapeError
 from ...ops.ctc import CTC
 from ...tensors import Tensor
+from ...tensors.autocasting import widens
 from ...tensors.graph import apply
 from .checks import need_floating, reduced, reduction_of
 
 Lengths = Tensor | Sequence[int]
 
 
+@widens
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,

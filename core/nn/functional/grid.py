@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import ArgumentError, DtypeError, OptionError, ShapeError, UnsupportedInputError
 from ...tensors import Tensor, arithmetic
 from ...tensors.arithmetic import where
+from ...tensors.autocasting import widens
 from .checks import need_floating
 
 _MODES = ("bilinear", "nearest", "bicubic")
@@ -70,6 +71,7 @@ def _line(count: int, align_corners: bool) -> np.ndarray:
     return line if align_corners else line * (count - 1) / count
 
 
+@widens
 def grid_sample(
     input: Tensor,
     grid: Tensor,

@@ -8,11 +8,13 @@ from ...autograd import no_grad
 from ...errors import ArgumentError
 from ...tensors import Tensor
 from ...tensors.arithmetic import where
+from ...tensors.autocasting import widens
 from .checks import need_fit, need_floating, reduced, reduction_of
 
 Flag = bool | None
 
 
+@widens
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,

@@ -1,12 +1,13 @@
-"""Linear maps and embeddings."""
+"""Linear maps."""
 
 from __future__ import annotations
 
+from ...autograd.mode import mode
 from ...errors import DtypeError, ShapeError
-from ...ops.embedding import Embedding
 from ...ops.linear import Linear
 from ...tensors import Tensor
-from ...tensors.graph import apply, defer
+from ...tensors.autocasting import keeps, lowered
+from ...tensors.graph import defer
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -16,6 +17,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ShapeError: shapes that do not fit, named with both shapes.
         DtypeError: different dtypes.
     """
+    if mode.autocast is not None:
+        return lowered(linear, input, weight, bias)
     x, w = input._array, weight._array
     if x.dtype != w.dtype or (bias is not None and bias._array.dtype != x.dtype):
         raise DtypeError(
@@ -42,32 +45,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return defer(Linear(), input, weight, bias)
 
 
+@keeps
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x1 A_o x2 for each output o: (..., K1), (..., K2), weight (O, K1, K2), bias (O)."""
     left = (input1.unsqueeze(-2).unsqueeze(-2) @ weight).squeeze(-2)  # (..., O, K2)
     y = (left * input2.unsqueeze(-2)).sum(-1)
     return y if bias is None else y + bias
-
-
-def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """Rows of weight (V, D) at integer indices (...) -> (..., D).
-
-    Args:
-        padding_idx: the row that gets no gradient.
-
-    Raises:
-        DtypeError: indices are not integers.
-        IndexError: an index outside 0..V-1.
-    """
-    indices = input._array
-    if indices.dtype.kind not in "iu":
-        raise DtypeError(f"embedding: expected integer indices, came {input.dtype}")
-    rows = weight._array.shape[0]
-    if indices.size and (indices.min() < 0 or indices.max() >= rows):
-        raise IndexError(
-            f"embedding: expected indices within 0..{rows - 1}, came "
-            f"{indices.min()}..{indices.max()}"
-        )
-    if padding_idx is not None and padding_idx < 0:
-        padding_idx += rows
-    return apply(Embedding(padding_idx), input, weight)

@@ -8,6 +8,7 @@ from ...errors import ArgumentError, BoundsError, DtypeError, ShapeError
 from ...ops import loss as ops
 from ...ops.softmax import NLL, SoftTargetCrossEntropy
 from ...tensors import Tensor, promote
+from ...tensors.autocasting import widens
 from ...tensors.graph import apply
 from .checks import (
     REDUCTIONS,
@@ -41,6 +42,7 @@ def _weighted(name: str, op: Any, input: Tensor, target: Tensor, weight: Tensor,
     return loss.sum() / weight.sum() if reduction == "mean" else reduced(loss, reduction)
 
 
+@widens
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -67,6 +69,7 @@ def mse_loss(
     return _weighted("mse_loss", ops.MSE("none"), input, target, weight, reduction)
 
 
+@widens
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -82,6 +85,7 @@ def l1_loss(
     return _weighted("l1_loss", ops.L1("none"), input, target, weight, reduction)
 
 
+@widens
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -97,6 +101,7 @@ def smooth_l1_loss(
     return _pair("smooth_l1_loss", ops.SmoothL1(reduction, beta), input, target)
 
 
+@widens
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -114,6 +119,7 @@ def huber_loss(
     return _weighted("huber_loss", op, input, target, weight, reduction)
 
 
+@widens
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -148,6 +154,7 @@ def binary_cross_entropy(
     return reduced(_pair(name, ops.BCE("none"), input, target) * weight, reduction)
 
 
+@widens
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -180,6 +187,7 @@ def binary_cross_entropy_with_logits(
     return reduced(_pair(name, op, input, target) * weight, reduction)
 
 
+@widens
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -239,6 +247,7 @@ def _check_classes(
             raise BoundsError(f"{name}: target {bad[0]} is out of bounds for {x.shape[1]} classes")
 
 
+@widens
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -285,6 +294,7 @@ def _only(name: str, input: Tensor, target: Tensor) -> Tensor:
     return one
 
 
+@widens
 def cross_entropy(
     input: Tensor,
     target: Tensor,

@@ -10,6 +10,7 @@ from ...errors import ArgumentError, DtypeError, ShapeError
 from ...ops.elementwise import Minimum
 from ...tensors import Tensor, promote
 from ...tensors.arithmetic import where
+from ...tensors.autocasting import widens
 from ...tensors.reductions import norm
 from .activation import logsigmoid, softplus
 from .checks import need_fit, need_floating, reduced, reduction_of
@@ -23,6 +24,7 @@ def _signs(target: Tensor, value: int) -> Tensor:
     return found
 
 
+@widens
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -45,6 +47,7 @@ def hinge_embedding_loss(
     return reduced(far + where(target != -1, input, 0.0), reduction)
 
 
+@widens
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -82,6 +85,7 @@ def cosine_embedding_loss(
     return reduced(near + far, reduction)
 
 
+@widens
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -103,6 +107,7 @@ def margin_ranking_loss(
     return reduced((-target * (input1 - input2) + margin).clamp(min=0), reduction)
 
 
+@widens
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -167,6 +172,7 @@ def _within(name: str, target: np.ndarray, low: int, classes: int) -> None:
         )
 
 
+@widens
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -208,6 +214,7 @@ def multi_margin_loss(
     return reduced(loss if input.ndim == 2 else loss.reshape(()), reduction)
 
 
+@widens
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -248,6 +255,7 @@ def _check_triplet(name: str, margin: float, *tensors: Tensor) -> None:
     need_fit(name, *tensors)
 
 
+@widens
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,

@@ -11,6 +11,7 @@ from ...dtypes import FLOATING
 from ...errors import ShapeError
 from ...ops.pool import AdaptivePool, AvgPool, MaxPool, windows
 from ...tensors import Tensor
+from ...tensors.autocasting import widens
 from ...tensors.graph import apply
 from .conv import per_dimension
 
@@ -215,6 +216,7 @@ def max_pool2d(
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@widens
 def max_pool3d(
     input: Tensor,
     kernel_size: Sizes,
@@ -260,6 +262,7 @@ def avg_pool2d(
     )
 
 
+@widens
 def avg_pool3d(
     input: Tensor,
     kernel_size: Sizes,
@@ -285,6 +288,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive(2, input, output_size, False)
 
 
+@widens
 def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     """Mean over windows such that the result has `output_size` (D', H', W')."""
     return _adaptive(3, input, output_size, False)

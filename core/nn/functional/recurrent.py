@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...autograd.mode import mode
+from ...dtypes import is_half
 from ...ops.rnn import Recurrent
 from ...tensors import Tensor
+from ...tensors.autocasting import lowers, widens
 from ...tensors.graph import apply
 from ...tensors.joining import cat, stack
 from .dropout import dropout as drop
 
 Weights = Sequence[Tensor | None]  # ih, hh, bias_ih, bias_hh, hr
+
+
+def _policy(input: Tensor, fused: bool) -> Any:
+    """What autocast does: PyTorch's fused GRU and cells give float32 for float32 input."""
+    return widens if fused and not is_half(input._array.dtype) else lowers
 
 
 def recurrent(
@@ -35,6 +43,9 @@ def recurrent(
     Returns:
         The output (T, N, directions * P), and the last states stacked like the initial ones.
     """
+    if mode.autocast is not None:
+        policy = _policy(input, fused="gru" in cell)
+        return policy(recurrent)(cell, input, initial, layers, dropout, training, batch_sizes)
     finals: list[tuple[Tensor, ...]] = []
     for depth, directions in enumerate(layers):
         if depth and dropout and training:
@@ -57,6 +68,9 @@ def recurrent_step(
     cell: str, input: Tensor, state: tuple[Tensor, ...] | None, weights: Weights
 ) -> tuple[Tensor, ...]:
     """One step of a cell: input (N, I), state h (and, for an LSTM, c) (N, H) -> the new state."""
+    if mode.autocast is not None:
+        policy = _policy(input, fused=cell in ("lstm", "gru"))
+        return policy(recurrent_step)(cell, input, state, weights)
     before: list[Any] = [None, None]
     for i, tensor in enumerate(state or ()):
         before[i] = tensor
