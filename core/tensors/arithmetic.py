@@ -144,6 +144,7 @@ def floor_divide(input: Any, other: Any) -> Any:
     Raises:
         ZeroDivisionError: integer division by zero.
     """
+    promote.refuse_complex("floor_divide", input, other)
     _refuse_two_bools("floor_divide", input, other)
     a, b = promote.operands("floor_divide", input, other)
     _refuse_zero("floor_divide", a, b)
@@ -169,6 +170,7 @@ def fmod(input: Any, other: Any) -> Any:
 
 def _remainder(function: Any, quotient: Any, name: str, a: Any, b: Any) -> Any:
     """input - quotient * other, the quotient being constant for the gradient."""
+    promote.refuse_complex(name, a, b)
     _refuse_two_bools(name, a, b)
     _refuse_zero(name, a, b)
     if any(isinstance(v, TensorBase) and v._requires_grad for v in (a, b)):

@@ -5,6 +5,7 @@ See Note [Complex gradients] in `ops/complex_numbers.py`.
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import numpy as np
@@ -188,10 +189,28 @@ class ComplexMethods:
     def imag(self, value: Any) -> None:
         _store(imag(self), value)
 
+    def __complex__(self: Any) -> builtins.complex:
+        return builtins.complex(self.item())
+
+    def __float__(self: Any) -> float:
+        return float(_real_number(self.item()))
+
+    def __int__(self: Any) -> int:
+        return int(_real_number(self.item()))
+
     def conj_physical_(self: Any) -> Any:
         """`conj_physical` in place; returns self."""
         check_in_place(self, "conj_physical_")
         return assign(self, conj(self), "conj_physical_")
+
+
+def _real_number(value: Any) -> Any:
+    """A Python number that is to become a real one."""
+    if not isinstance(value, builtins.complex):
+        return value
+    if value.imag:
+        raise DtypeError(f"{value} cannot become a real number; take .real, .imag or .abs()")
+    return value.real
 
 
 def _store(part: Any, value: Any) -> None:

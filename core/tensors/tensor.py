@@ -48,6 +48,7 @@ from .gradients import GradientMethods
 from .indexing import IndexingMethods
 from .logic import LogicMethods
 from .masking import MaskingMethods
+from .matrices import MatrixMethods
 from .moving import MovingMethods
 from .mutating import InPlaceMethods
 from .pairs import PairMethods
@@ -74,6 +75,7 @@ class Tensor(
     InPlaceMethods,
     LogicMethods,
     ProductMethods,
+    MatrixMethods,
     ReductionMethods,
     ScanMethods,
     SortingMethods,
@@ -276,12 +278,6 @@ class Tensor(
                 f"{tuple(self.shape)}; use .any() or .all()"
             )
         return bool(self._array.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
 
     def __index__(self) -> int:
         if self._array.dtype.kind not in "iub":
