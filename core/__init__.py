@@ -67,6 +67,7 @@ from .tensors.indexing import *  # noqa: F403 - the module lists its names in __
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.masking import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.matrices import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.moving import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.mutating import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
@@ -91,6 +92,7 @@ _LAZY = (
     "cuda",
     "ddp",
     "launch",
+    "linalg",
     "nn",
     "onnx",
     "optim",

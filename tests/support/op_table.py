@@ -47,7 +47,9 @@ def all_rows() -> list[Row]:
     """Every row of every family."""
     from support import (
         rows_elementwise,
+        rows_functions,
         rows_index,
+        rows_linalg,
         rows_losses,
         rows_margins,
         rows_moves,
@@ -59,11 +61,13 @@ def all_rows() -> list[Row]:
 
     families = (
         rows_elementwise,
+        rows_functions,
         rows_index,
         rows_moves,
         rows_shape,
         rows_network,
         rows_recurrent,
+        rows_linalg,
         rows_losses,
         rows_margins,
         rows_resampling,
