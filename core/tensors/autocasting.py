@@ -64,9 +64,16 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 def _run(change: Callable[[Any], Any], function: Any, args: Any, kwargs: Any) -> Any:
     region = mode.autocast
+    changed: dict[int, Any] = {}
+
+    def once(t: Any) -> Any:  # one tensor given twice stays one tensor
+        if id(t) not in changed:
+            changed[id(t)] = change(t)
+        return changed[id(t)]
+
     try:
-        args = [_mapped(change, v) for v in args]
-        kwargs = {key: _mapped(change, v) for key, v in kwargs.items()}
+        args = [_mapped(once, v) for v in args]
+        kwargs = {key: _mapped(once, v) for key, v in kwargs.items()}
         mode.autocast = None
         return function(*args, **kwargs)
     finally:

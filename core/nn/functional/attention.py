@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import DtypeError, OptionError, ShapeError
 from ...ops.attention import Attention, HeadsAttention, causal_bias
 from ...tensors import Tensor
+from ...tensors.autocasting import lowers
 from ...tensors.creation import zeros
 from ...tensors.graph import apply
 from ...tensors.joining import cat
@@ -22,6 +23,7 @@ class AttentionError(ShapeError, AssertionError):
     """Arguments of multi-head attention that do not fit; PyTorch asserts these."""
 
 
+@lowers
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -103,6 +105,7 @@ def _checked_mask(name: str, mask: Tensor, query: Tensor) -> Tensor:
     return mask
 
 
+@lowers
 def multi_head_attention_forward(
     query: Tensor,
     key: Tensor,
@@ -150,12 +153,9 @@ def multi_head_attention_forward(
         AssertionError, RuntimeError: arguments that do not fit.
     """
     single = query.ndim == 2
-    _check_heads(query, key, value, key_padding_mask, attn_mask, embed_dim_to_check, num_heads)
-    if is_causal and attn_mask is None:
-        raise ShapeError(
-            "multi_head_attention_forward: is_causal says that attn_mask is causal, but there is "
-            "none; nn.Transformer.generate_square_subsequent_mask makes it"
-        )
+    shapes = tuple(query.shape), tuple(key.shape), tuple(value.shape)
+    masks = key_padding_mask, attn_mask
+    check_heads(shapes, masks, is_causal, embed_dim_to_check, num_heads)
     dropped = dropout_p if training else 0.0
     same = query is key and key is value
     if single:
@@ -168,8 +168,7 @@ def multi_head_attention_forward(
     scale = 1 / math.sqrt(features // num_heads)
     plain = bias_k is bias_v is static_k is static_v is None and not add_zero_attn
     if same and plain and not need_weights and not use_separate_proj_weight:
-        assert in_proj_weight is not None
-        qkv = linear(query, in_proj_weight, in_proj_bias)
+        qkv = linear(query, _present(in_proj_weight), in_proj_bias)
         y = apply(HeadsAttention(num_heads, scale, hint, dropped, True), qkv, mask)
         weights = None
     else:
@@ -194,41 +193,79 @@ def multi_head_attention_forward(
     return y, weights
 
 
-def _check_heads(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    padding: Tensor | None,
-    mask: Tensor | None,
+@lowers
+def self_attention(
+    x: Tensor,
+    heads: int,
+    in_proj: tuple[Tensor, Tensor | None],
+    out_proj: tuple[Tensor, Tensor | None],
+    dropout_p: float,
+    masks: tuple[Tensor | None, Tensor | None],
+    is_causal: bool,
+) -> Tensor:
+    """`multi_head_attention_forward` of x (N, L, E) with itself, without its weights.
+
+    Args:
+        masks: key_padding_mask and attn_mask.
+    """
+    n, steps, features = x.shape
+    check_heads(((steps, n, features),) * 3, masks, is_causal, in_proj[0].shape[1], heads)
+    hint = is_causal and masks[0] is None
+    mask = None if hint else _joint_mask(masks[1], masks[0], (n, heads, steps, steps), x)
+    op = HeadsAttention(heads, 1 / math.sqrt(features // heads), hint, dropout_p, False)
+    return linear(apply(op, linear(x, *in_proj), mask), *out_proj)
+
+
+def check_heads(
+    shapes: tuple[tuple[int, ...], ...],
+    masks: tuple[Tensor | None, Tensor | None],
+    is_causal: bool,
     features: int,
     heads: int,
 ) -> None:
+    """Raise unless query, key, value (L, N, E) and the masks fit.
+
+    Raises:
+        AssertionError, RuntimeError: they do not; both shapes are named.
+    """
     name = "multi_head_attention_forward"
-    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
-    if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
-        raise AttentionError(f"{name}: expected 3 dimensions each, or 2 for one, came {shapes}")
-    if key.shape[:-1] != value.shape[:-1] or query.shape[1:-1] != key.shape[1:-1]:
-        raise AttentionError(f"{name}: lengths or batch sizes differ: {shapes}")
-    if query.shape[-1] != features:
-        raise AttentionError(f"{name}: expected {features} features, came {shapes}")
+    query, key, value = shapes
+    (padding, mask), text = masks, f"query {query}, key {key}, value {value}"
+    if len(query) not in (2, 3) or not len(query) == len(key) == len(value):
+        raise AttentionError(f"{name}: expected 3 dimensions each, or 2 for one, came {text}")
+    if key[:-1] != value[:-1] or query[1:-1] != key[1:-1]:
+        raise AttentionError(f"{name}: lengths or batch sizes differ: {text}")
+    if query[-1] != features:
+        raise AttentionError(f"{name}: expected {features} features, came {text}")
     if features % heads:
         raise AttentionError(f"{name}: {features} features do not divide into {heads} heads")
-    wanted = (*key.shape[1:-1], key.shape[0])
+    if is_causal and mask is None:
+        raise ShapeError(
+            f"{name}: is_causal says that attn_mask is causal, but there is none; "
+            "nn.Transformer.generate_square_subsequent_mask makes it"
+        )
+    wanted = (*key[1:-1], key[0])
     if padding is not None and tuple(padding.shape) != wanted:
         raise AttentionError(
             f"{name}: expected key_padding_mask of shape {wanted}, came {tuple(padding.shape)}"
         )
     for what, given in (("key_padding_mask", padding), ("attn_mask", mask)):
         if given is not None and given._array.dtype.kind != "b" and not given.is_floating_point():
-            raise AttentionError(f"{name}: expected a boolean or floating {what}, came {given.dtype}")
-    if mask is not None:
-        n = query.shape[1] if query.ndim == 3 else 1
-        plane = (query.shape[0], key.shape[0])
-        if tuple(mask.shape) not in (plane, (n * heads, *plane)):
-            raise ShapeError(
-                f"{name}: expected attn_mask of shape {plane} or {(n * heads, *plane)}, came "
-                f"{tuple(mask.shape)}"
+            raise AttentionError(
+                f"{name}: expected a boolean or floating {what}, came {given.dtype}"
             )
+    plane, count = (query[0], key[0]), heads * (query[1] if len(query) == 3 else 1)
+    if mask is not None and tuple(mask.shape) not in (plane, (count, *plane)):
+        raise ShapeError(
+            f"{name}: expected attn_mask of shape {plane} or {(count, *plane)}, came "
+            f"{tuple(mask.shape)}"
+        )
+
+
+def _present(weight: Tensor | None) -> Tensor:
+    if weight is None:
+        raise OptionError("multi_head_attention_forward: a projection weight is missing")
+    return weight
 
 
 def _joint_mask(
@@ -262,14 +299,10 @@ def _projections(
     features = inputs[0].shape[-1]
     biases = [None] * 3 if bias is None else bias.chunk(3)
     if separate is None:
-        if weight is None:
-            raise OptionError("multi_head_attention_forward: in_proj_weight is missing")
         if inputs[0] is inputs[1] is inputs[2]:
-            return list(linear(inputs[0], weight, bias).chunk(3, -1))
-        separate = weight.split(features)
-    if any(w is None for w in separate):
-        raise OptionError("multi_head_attention_forward: a separate projection weight is missing")
-    return [linear(x, w, b) for x, w, b in zip(inputs, separate, biases, strict=True)]
+            return list(linear(inputs[0], _present(weight), bias).chunk(3, -1))
+        separate = _present(weight).split(features)
+    return [linear(x, _present(w), b) for x, w, b in zip(inputs, separate, biases, strict=True)]
 
 
 def _heads(

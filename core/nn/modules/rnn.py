@@ -7,6 +7,7 @@ import numbers
 import warnings
 from typing import Any
 
+from ...autograd.mode import mode
 from ...errors import ArgumentError, OptionError, ShapeError
 from ...tensors import Parameter, Tensor
 from .. import init
@@ -180,7 +181,7 @@ class RNNBase(Module):
             raise ShapeError(
                 f"{name}: expected {self.input_size} features, came input {tuple(x.shape)}"
             )
-        if x.dtype != weight.dtype:
+        if x.dtype != weight.dtype and mode.autocast is None:
             raise OptionError(
                 f"{name}: input is {x.dtype}, the weights are {weight.dtype}; convert the input "
                 f"by .to({weight.dtype}) or the model"
@@ -193,7 +194,7 @@ class RNNBase(Module):
                     f"{name}: expected initial state {i} of shape {shape}, came "
                     f"{tuple(state.shape)}"
                 )
-            if state.dtype != x.dtype:
+            if state.dtype != x.dtype and mode.autocast is None:
                 raise ShapeError(f"{name}: input is {x.dtype}, initial state {state.dtype}")
 
     def _hidden(self, finals: tuple[Tensor, ...]) -> Any:
