@@ -83,12 +83,13 @@ def backward(
         raise GradientError(
             "backward: inputs is empty; leave it out for the gradients of all leaves"
         )
+    for t in wanted:
+        if t.requires_grad:
+            t.retain_grad()  # those that are no leaves take their gradients by this
     captured = _capture("backward", wanted)
     _run("backward", tensors, grad_tensors, retain_graph, create_graph, captured)
-    done: list[Any] = []
-    for t in wanted:
-        found = None if any(t is d for d in done) else _found(t, captured)
-        done.append(t)
+    for t in {id(t): t for t in wanted if t.is_leaf}.values():
+        found = _found(t, captured)
         if found is None:
             continue
         if create_graph:

@@ -7,6 +7,7 @@ its backward is called with tensors.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -249,9 +250,13 @@ class Function:
         )
 
     @classmethod
-    def apply(cls, *args: Any) -> Any:
-        """Call the function, and record it if an argument requires grad."""
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, and record it if an argument requires grad.
+
+        Arguments given by name take their place in the order of forward.
+        """
         graph.compute_all()
+        args = cls._positional(args, kwargs)
         needs = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         ctx = FunctionCtx(needs)
         with no_grad():
@@ -268,6 +273,17 @@ class Function:
         if mode.enabled and any(needs):
             outputs = _recorded(cls, ctx, args, outputs)
         return outputs if several else outputs[0]
+
+    @classmethod
+    def _positional(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """All arguments in their order; with `setup_context` the defaults too, as in PyTorch."""
+        if _defines(cls, "setup_context"):
+            bound = inspect.signature(cls.forward).bind(*args, **kwargs)
+            bound.apply_defaults()
+            return bound.args
+        if not kwargs:
+            return args
+        return inspect.signature(cls.forward).bind(None, *args, **kwargs).args[1:]
 
 
 def _defines(cls: type, name: str) -> bool:

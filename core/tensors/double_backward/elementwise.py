@@ -86,11 +86,11 @@ def _pow(node: Node, grad: Any) -> tuple[Any, ...]:
         if isinstance(exponent, Tensor):
             zero = np.equal(b, 0)
             safe = fn.where(node.constant(zero), 1.0, exponent)
-            grad_a = grad * masked(exponent * fn.pow(base, safe - 1), ~zero)
+            grad_a = grad * masked(exponent * base ** (safe - 1), ~zero)
         elif exponent == 0:
             grad_a = masked(grad, False)
         else:
-            grad_a = grad * (exponent * fn.pow(base, exponent - 1))
+            grad_a = grad * (exponent * base ** (exponent - 1))
     if node.needs[1]:
         if not isinstance(base, Tensor):
             base = node.constant(np.full(grad._array.shape, a, grad._array.dtype))

@@ -7,7 +7,6 @@ from typing import Any
 from ... import backend
 from ...ops import conv, linear
 from ...ops.maps import Trilinear
-from .. import arithmetic as fn
 from ..graph import apply
 from . import Rule
 from .activations import passed
@@ -23,8 +22,8 @@ def _swapped(t: Any) -> Any:
 def _matmul(node: Node, grad: Any) -> tuple[Any, Any]:
     a, b = node.saved
     return (
-        fn.matmul(grad, _swapped(node.input(1, b))) if node.needs[0] else None,
-        fn.matmul(_swapped(node.input(0, a)), grad) if node.needs[1] else None,
+        grad @ _swapped(node.input(1, b)) if node.needs[0] else None,
+        _swapped(node.input(0, a)) @ grad if node.needs[1] else None,
     )
 
 
@@ -34,10 +33,10 @@ def _dot(node: Node, grad: Any) -> tuple[Any, Any]:
     if a.ndim == 1 == b.ndim:
         return grad * conjugate(b), grad * conjugate(a)
     if a.ndim == 1:  # (k) @ (..., k, n) -> (..., n)
-        grad_a = fn.matmul(conjugate(b), grad.unsqueeze(-1)).squeeze(-1)
+        grad_a = (conjugate(b) @ grad.unsqueeze(-1)).squeeze(-1)
         return grad_a, conjugate(a).unsqueeze(-1) * grad.unsqueeze(-2)
     # (..., m, k) @ (k) -> (..., m)
-    grad_b = fn.matmul(_swapped(a), grad.unsqueeze(-1)).squeeze(-1)
+    grad_b = (_swapped(a) @ grad.unsqueeze(-1)).squeeze(-1)
     return grad.unsqueeze(-1) * conjugate(b), grad_b
 
 
@@ -48,11 +47,11 @@ def _linear(node: Node, grad: Any) -> tuple[Any, ...]:
     width = grad.shape[-1]
     grad_x = grad_weight = grad_bias = None
     if node.needs[0]:
-        grad_x = fn.matmul(grad, node.input(1, weight))
+        grad_x = grad @ node.input(1, weight)
     if node.needs[1]:
         inputs = node.input(0, x)
         rows = grad.reshape(-1, width)
-        grad_weight = fn.matmul(rows.t(), inputs.reshape(-1, inputs.shape[-1]))
+        grad_weight = rows.t() @ inputs.reshape(-1, inputs.shape[-1])
     if node.needs[2]:
         axes = tuple(range(grad.ndim - 1))
         grad_bias = grad.sum(axes) if axes else grad
