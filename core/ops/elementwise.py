@@ -133,6 +133,13 @@ class Minimum(Maximum):
     first = staticmethod(np.less)
 
 
+def _beside(other: Any, value: Any) -> Any:
+    """`value`; a number beside a bfloat16 array in that type, which NumPy would widen for it."""
+    if type(value) is not np.ndarray and getattr(other, "dtype", None) is not None:
+        return other.dtype.type(value) if other.dtype.kind == "V" else value
+    return value
+
+
 class Where(Op):
     """a where condition holds, else b."""
 
@@ -140,7 +147,7 @@ class Where(Op):
 
     def forward(self, condition: Array, a: Any, b: Any) -> Array:
         self.saved = (condition,)
-        return np.where(condition, a, b)
+        return np.where(condition, _beside(b, a), _beside(a, b))
 
     def backward(self, grad: Array) -> Grads:
         (condition,) = self.saved
