@@ -100,7 +100,8 @@ def _with_scalar(name: str, t: Any, value: Any) -> tuple[Any, Any]:
     scalar = dtypes.scalar_dtype(value)
     to = t._array.dtype
     if dtypes.category(scalar) > dtypes.category(to):
-        t = cast(t, scalar)
+        floating = to.kind in dtypes.FLOATING  # a float64 tensor times 1j is complex128
+        t = cast(t, dtypes.promote(to, scalar) if floating else scalar)
     elif to.kind in "iu" and not _fits(value, to):
         value = np.asarray(value).astype(to)[()]  # wraps around, as in PyTorch
     return t, value
