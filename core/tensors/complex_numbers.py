@@ -158,7 +158,8 @@ def view_as_complex(input: Any) -> Any:
             f"view_as_complex: expected a last dimension of size 2, came {tuple(input.shape)}"
         )
     size = array.itemsize
-    if array.strides[-1] != size or any(step % (2 * size) for step in array.strides[:-1]):
+    steps = array.strides
+    if array.size and (steps[-1] != size or any(step % (2 * size) for step in steps[:-1])):
         raise ShapeError(
             "view_as_complex: expected the pairs of the last dimension next to each other in "
             f"memory, came strides {input.stride()}; call contiguous() first"

@@ -214,7 +214,12 @@ def sign(input: Any) -> Any:
     kind = _kind(input, "sign")
     if kind == "c":
         raise DtypeError("sign: not defined for complex numbers; use sgn")
-    return input.clone() if kind == "b" else apply(elementwise.Flat(np.sign), input)
+    return input.clone() if kind == "b" else apply(elementwise.Flat(_sign), input)
+
+
+def _sign(x: np.ndarray) -> np.ndarray:
+    """-1, 0 or 1; 0 for nan, unlike NumPy's."""
+    return np.greater(x, 0).astype(x.dtype) - np.less(x, 0)
 
 
 def sgn(input: Any) -> Any:

@@ -96,7 +96,7 @@ def _binary():
     yield row("clamp_low", "Clamp", lambda lib, F, a: a.clamp(min=0.1), normal(*S))
     yield row(
         "clamp_tensors",
-        "Maximum Minimum",
+        "Where",
         lambda lib, F, a, b, c: lib.clamp(a, b, c),
         normal(*S),
         uniform(-2, -0.5, *S),
