@@ -101,6 +101,7 @@ _LAZY = (
     "vision",
 )
 _LAZY_FUNCTIONS = {
+    "from_dlpack": "utils.dlpack",
     "GradScaler": "amp",
     "autocast": "amp",
     "clear_autocast_cache": "amp",

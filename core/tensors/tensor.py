@@ -43,6 +43,7 @@ from .axes import AxesMethods
 from .complex_numbers import ComplexMethods
 from .conversion import CastMethods, ConversionMethods
 from .distinct import DistinctMethods
+from .dlpack import DlpackMethods
 from .filling import FillingMethods
 from .gradients import GradientMethods
 from .indexing import IndexingMethods
@@ -88,6 +89,7 @@ class Tensor(
     SplittingMethods,
     MovingMethods,
     ConversionMethods,
+    DlpackMethods,
     CastMethods,
     IndexingMethods,
     ScatterMethods,
