@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import Unsupported
-from .cpu_base import F32, CpuBase, fast, require_elements, require_float32
+from .cpu_base import F32, fast, require_elements, require_float32
+from .cpu_optim_blocks import CpuOptimBlocks
 from .onednn_plan import (
     ARG_DST,
     ARG_POST_OP_2,
@@ -53,7 +54,7 @@ class _Pass(NamedTuple):
     keep: float = 0.0
 
 
-class CpuOptim(CpuBase):
+class CpuOptim(CpuOptimBlocks):
     """Kernels `sgd_step` and `adam_step` of the backend protocol."""
 
     @fast

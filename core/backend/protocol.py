@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
+from .protocol_optim import Array as Array
+from .protocol_optim import OptimBackend
+from .protocol_recurrent import AttentionBackend, RecurrentBackend
 
-Array = np.ndarray[Any, Any]
 Dims = tuple[int, ...]
 
 
-class Backend(Protocol):
+class Backend(OptimBackend, RecurrentBackend, AttentionBackend, Protocol):
     """Kernels of one device; one instance per thread."""
 
     name: str
@@ -228,44 +229,6 @@ class Backend(Protocol):
 
     def log_softmax_forward(self, x: Array, axis: int) -> Array:
         """x - log(sum(exp(x))) along `axis`, shifted so that it cannot overflow."""
-        ...
-
-    # -- optimizer steps ---------------------------------------------------------------------
-    def sgd_step(
-        self,
-        param: Array,
-        grad: Array,
-        momentum_buffer: Array | None,
-        *,
-        lr: float,
-        momentum: float,
-        dampening: float,
-        weight_decay: float,
-        nesterov: bool,
-        maximize: bool,
-        first: bool,
-    ) -> None:
-        """One SGD step in place; `first` fills the momentum buffer with the gradient."""
-        ...
-
-    def adam_step(
-        self,
-        param: Array,
-        grad: Array,
-        exp_avg: Array,
-        exp_avg_sq: Array,
-        max_exp_avg_sq: Array | None,
-        *,
-        step: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-        maximize: bool,
-    ) -> None:
-        """One Adam (or, `decoupled`, AdamW) step in place; `step` counts from 1."""
         ...
 
 

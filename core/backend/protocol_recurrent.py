@@ -76,3 +76,45 @@ class RecurrentBackend(Protocol):
     ) -> RecurrentGrads:
         """Gradients of `recurrent_forward`; that of x only `with_x`."""
         ...
+
+
+class AttentionBackend(Protocol):
+    """Kernels of attention; `...` are any leading axes, the same for all arrays."""
+
+    def attention_forward(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        bias: Array | None,
+        scale: float,
+        keep: Array | None,
+        out: Array,
+    ) -> tuple[Array, Array]:
+        """softmax(scale * q @ k.T + bias) * keep @ v.
+
+        Args:
+            q, k, v: (..., L, E), (..., S, E), (..., S, V), in any layout.
+            bias: broadcasts to (..., L, S); -inf where a query must not attend. A query that
+                may attend to nothing gives zeros.
+            keep: factors of dropout (..., L, S), C-contiguous, or None.
+            out: (..., L, V) in any layout, which is filled.
+
+        Returns:
+            (out, the softmax (..., L, S) before dropout).
+        """
+        ...
+
+    def attention_backward(
+        self,
+        grad: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        probabilities: Array,
+        scale: float,
+        keep: Array | None,
+        out: tuple[Array, Array, Array],
+    ) -> Array:
+        """Fill `out` with the gradients of q, k and v; returns that of the bias (..., L, S)."""
+        ...

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
-
-from .. import backend
 from ..tensors import Tensor
-from .optimizer import Optimizer, Params, as_float, check_implementation_flags
+from .checks import check_betas, check_implementation_flags, check_lr, check_not_negative
+from .elementwise import ElementwiseOptimizer, Update, betas_of, numbers, scalar, zeros_like
+from .optimizer import Params
 
 
-class Adam(Optimizer):
+class Adam(ElementwiseOptimizer):
     r"""Adam: step sizes from running averages of the gradient and of its square.
 
     With gradient :math:`g_t` of parameter :math:`\theta`, for every step :math:`t = 1, 2, ...`:
@@ -79,22 +78,14 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, came shape {tuple(lr.shape)}")
-        if not as_float(lr) >= 0.0:  # "not >=" also refuses NaN
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if not eps >= 0.0:
-            raise ValueError(f"Invalid epsilon value: {eps}")
-        beta1, beta2 = (as_float(b) for b in betas)
-        for i, beta in enumerate((beta1, beta2)):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-        if not weight_decay >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        check_lr(lr)
+        check_not_negative("epsilon value", eps)
+        betas = check_betas(betas)
+        check_not_negative("weight_decay value", weight_decay)
         check_implementation_flags(type(self).__name__, foreach, fused, differentiable)
         defaults = {
             "lr": lr,
-            "betas": (beta1, beta2),
+            "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -107,55 +98,21 @@ class Adam(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Change every parameter that has a gradient; see the class for the equations.
+    def _start_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {"step": scalar(0), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
 
-        Args:
-            closure: computes the loss again (with ``backward``) and returns it.
+    def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
+        if group["amsgrad"] and "max_exp_avg_sq" not in values:  # switched on at a later step
+            values["max_exp_avg_sq"] = zeros_like(p)
+        return super()._tick(p, values, group)
 
-        Returns:
-            What `closure` returned, or None.
-        """
-        loss = self._begin_step(closure)
-        adam_step = backend.get().adam_step
-        for group in self.param_groups:
-            settings = {
-                "lr": as_float(group["lr"]),
-                "beta1": as_float(group["betas"][0]),
-                "beta2": as_float(group["betas"][1]),
-                "eps": as_float(group["eps"]),
-                "weight_decay": as_float(group["weight_decay"]),
-                "decoupled": group["decoupled_weight_decay"],
-                "maximize": group["maximize"],
-            }
-            amsgrad = group["amsgrad"]
-            for p in group["params"]:
-                grad = p.grad
-                if grad is None:
-                    continue
-                array, g = p._array, grad._array
-                if array.shape != g.shape or array.dtype != g.dtype:
-                    raise self._misfit(p, grad)
-                values = self.state[p] or self._start_state(p)
-                largest = self._largest(p, values)._array if amsgrad else None
-                count = values["step"]._array
-                count += 1
-                m, v = values["exp_avg"]._array, values["exp_avg_sq"]._array
-                adam_step(array, g, m, v, largest, step=int(count), **settings)
-                p._bump_version()
-        return loss
-
-    def _start_state(self, p: Tensor) -> dict[str, Any]:
-        values = self.state[p]
-        values["step"] = Tensor(np.zeros((), dtype=np.float32))
-        values["exp_avg"] = Tensor(np.zeros_like(p._array))
-        values["exp_avg_sq"] = Tensor(np.zeros_like(p._array))
-        return values
-
-    @staticmethod
-    def _largest(p: Tensor, values: dict[str, Any]) -> Tensor:
-        """``max_exp_avg_sq`` of `p`; amsgrad may be switched on later than the first step."""
-        if "max_exp_avg_sq" not in values:
-            values["max_exp_avg_sq"] = Tensor(np.zeros_like(p._array))
-        largest: Tensor = values["max_exp_avg_sq"]
-        return largest
+    def _update(self, group: dict[str, Any], clock: Any) -> Update:
+        largest = "max_exp_avg_sq" if group["amsgrad"] else None
+        settings = {
+            "step": clock,
+            **numbers(group, "lr", "eps", "weight_decay"),
+            **betas_of(group),
+            "decoupled": group["decoupled_weight_decay"],
+            "maximize": group["maximize"],
+        }
+        return Update("adam_step", ("exp_avg", "exp_avg_sq", largest), settings)

@@ -12,12 +12,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from ..autograd import enable_grad
-from ..errors import DtypeError, OptionError, ShapeError
+from ..errors import DtypeError, ShapeError
 from ..tensors import Tensor
 from ..tensors.gradients import RemovableHandle
 from ..tensors.graph import compute_all
 from . import groups, state
+from .checks import as_float as as_float
 from .groups import required as required
 from .hooks import HookTable
 
@@ -215,6 +218,23 @@ class Optimizer:
         compute_all()
         return loss
 
+    def _ready(self, group: dict[str, Any]) -> list[tuple[Tensor, np.ndarray, np.ndarray]]:
+        """The parameters of `group` that have a gradient, with their arrays and gradients.
+
+        Raises:
+            ShapeError, DtypeError: a gradient does not fit its parameter.
+        """
+        ready = []
+        for p in group["params"]:
+            grad = p.grad
+            if grad is None:
+                continue
+            array, g = p._array, grad._array
+            if array.shape != g.shape or array.dtype != g.dtype:
+                raise self._misfit(p, grad)
+            ready.append((p, array, g))
+        return ready
+
     def _misfit(self, param: Tensor, grad: Tensor) -> Exception:
         """The error for a gradient that does not fit its parameter."""
         a, g = param._array, grad._array
@@ -237,29 +257,6 @@ class Optimizer:
                     label = f" ({names[i]!r})" if names else ""
                     return f"parameter {i} of group {g}{label}"
         return "a parameter"
-
-
-def check_implementation_flags(
-    name: str, foreach: bool | None, fused: bool | None, differentiable: bool
-) -> None:
-    """Accept PyTorch's choices between its implementations; allgrad has one.
-
-    Raises:
-        RuntimeError: `foreach` and `fused` together, as PyTorch.
-        OptionError: `differentiable`, which would have to change the result.
-    """
-    if foreach and fused:
-        raise RuntimeError(f"{name}: `fused` and `foreach` cannot be `True` together.")
-    if differentiable:
-        raise OptionError(
-            f"{name}: differentiable=True is not available: step() changes the parameters in "
-            "place and is not recorded by autograd. Leave it False"
-        )
-
-
-def as_float(value: Any) -> float:
-    """A setting as a Python float; it may be given as a tensor of one element."""
-    return value if type(value) is float else float(value)
 
 
 def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
-from .. import backend
 from ..tensors import Tensor
-from .optimizer import Optimizer, Params, as_float, check_implementation_flags
+from .checks import check_implementation_flags, check_lr, check_not_negative
+from .elementwise import Batch, ElementwiseOptimizer, Ready, Update, numbers
+from .optimizer import Params
 
 
-class SGD(Optimizer):
+class SGD(ElementwiseOptimizer):
     r"""Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
 
     With gradient :math:`g_t` of parameter :math:`\theta`, for every step :math:`t = 1, 2, ...`:
@@ -72,14 +73,9 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, came shape {tuple(lr.shape)}")
-        if not as_float(lr) >= 0.0:  # "not >=" also refuses NaN
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if not momentum >= 0.0:
-            raise ValueError(f"Invalid momentum value: {momentum}")
-        if not as_float(weight_decay) >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        check_lr(lr)
+        check_not_negative("momentum value", momentum)
+        check_not_negative("weight_decay value", weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError(
                 "Nesterov momentum requires a momentum and zero dampening, came "
@@ -99,51 +95,26 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Change every parameter that has a gradient; see the class for the equations.
+    def _batches(self, group: dict[str, Any], params: list[Ready]) -> dict[Hashable, Batch]:
+        if group["momentum"] or not params:
+            return super()._batches(group, params)
+        return {False: Batch([p for _, p, _ in params], [g for _, _, g in params], [])}
 
-        Args:
-            closure: computes the loss again (with ``backward``) and returns it.
+    def _start_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {}
 
-        Returns:
-            What `closure` returned, or None.
-        """
-        loss = self._begin_step(closure)
-        sgd_step = backend.get().sgd_step
-        for group in self.param_groups:
-            lr = as_float(group["lr"])
-            momentum = as_float(group["momentum"])
-            dampening = as_float(group["dampening"])
-            weight_decay = as_float(group["weight_decay"])
-            nesterov, maximize = group["nesterov"], group["maximize"]
-            for p in group["params"]:
-                grad = p.grad
-                if grad is None:
-                    continue
-                array, g = p._array, grad._array
-                if array.shape != g.shape or array.dtype != g.dtype:
-                    raise self._misfit(p, grad)
-                buffer, first = self._buffer(p) if momentum else (None, False)
-                sgd_step(
-                    array,
-                    g,
-                    buffer,
-                    lr=lr,
-                    momentum=momentum,
-                    dampening=dampening,
-                    weight_decay=weight_decay,
-                    nesterov=nesterov,
-                    maximize=maximize,
-                    first=first,
-                )
-                p._bump_version()
-        return loss
+    def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
+        """Whether the momentum buffer is new, so that this step fills it."""
+        if values.get("momentum_buffer") is not None:
+            return False
+        values["momentum_buffer"] = Tensor(np.zeros_like(p._array))
+        return True
 
-    def _buffer(self, p: Tensor) -> tuple[np.ndarray, bool]:
-        """The momentum buffer of `p`, and whether it is new (its content then is undefined)."""
-        values = self.state[p]
-        held = values.get("momentum_buffer")
-        if held is not None:
-            return held._array, False
-        held = values["momentum_buffer"] = Tensor(np.empty_like(p._array))
-        return held._array, True
+    def _update(self, group: dict[str, Any], clock: Any) -> Update:
+        settings = {
+            **numbers(group, "lr", "momentum", "dampening", "weight_decay"),
+            "nesterov": group["nesterov"],
+            "maximize": group["maximize"],
+            "first": clock,
+        }
+        return Update("sgd_step", ("momentum_buffer" if group["momentum"] else None,), settings)

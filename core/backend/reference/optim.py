@@ -6,15 +6,33 @@ All arrays have one shape and are changed in place, except `grad`, which is only
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..protocol import Array
+from .optim_more import MoreOptimKernels, average, penalized, shrunk
 
 
-class OptimKernels:
-    """Kernels `*_step` of the backend protocol on the array module `xp`."""
+class OptimKernels(MoreOptimKernels):
+    """Kernels `step_all` and `*_step` of the backend protocol on the array module `xp`."""
 
     xp: Any
+
+    def step_all(
+        self,
+        kernel: str,
+        params: Sequence[Array],
+        grads: Sequence[Array],
+        states: Sequence[Sequence[Array] | None],
+        **settings: Any,
+    ) -> None:
+        """Call the kernel on one parameter after the other; narrow floats are stepped in float32."""
+        step = getattr(self, kernel)
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            arrays = [param, grad, *(None if s is None else s[i] for s in states)]
+            step_one(step, arrays, settings)
 
     def sgd_step(
         self,
@@ -31,9 +49,7 @@ class OptimKernels:
         first: bool,
     ) -> None:
         """Source: PyTorch's definition of SGD; Sutskever et al. 2013 (momentum, Nesterov)."""
-        update = -grad if maximize else grad
-        if weight_decay:
-            update = update + weight_decay * param
+        update = penalized(param, grad, weight_decay, maximize)
         if momentum_buffer is not None:
             if first:
                 momentum_buffer[...] = update
@@ -62,18 +78,36 @@ class OptimKernels:
     ) -> None:
         """Source: Kingma & Ba 2015 (Adam), Loshchilov & Hutter 2019 (decoupled weight decay)."""
         xp = self.xp
-        grad = -grad if maximize else grad
-        if weight_decay and decoupled:
-            param *= 1 - lr * weight_decay
-        elif weight_decay:
-            grad = grad + weight_decay * param
-        exp_avg *= beta1
-        exp_avg += (1 - beta1) * grad
-        exp_avg_sq *= beta2
-        exp_avg_sq += (1 - beta2) * (grad * grad)
+        grad = shrunk(param, grad, lr, weight_decay, decoupled, maximize)
+        average(exp_avg, grad, beta1)
+        average(exp_avg_sq, grad * grad, beta2)
         second = exp_avg_sq
         if max_exp_avg_sq is not None:
             second = xp.maximum(max_exp_avg_sq, exp_avg_sq, out=max_exp_avg_sq)
         scale = lr / (1 - beta1**step)
         root = math.sqrt(1 - beta2**step)
         param -= scale * exp_avg / (xp.sqrt(second) / root + eps)
+
+
+def step_one(step: Any, arrays: Sequence[Array | None], settings: dict[str, Any]) -> None:
+    """Call `step` on one parameter, its gradient and its state, as numbers it can compute with.
+
+    float16 and bfloat16 are computed in float32 and rounded once at the end; complex numbers are
+    stepped as pairs of real ones.
+    """
+    dtype = arrays[0].dtype  # type: ignore[union-attr]
+    if dtype.kind == "f" and dtype.itemsize >= 4:
+        step(*arrays, **settings)
+        return
+    wide = [None if a is None else _widened(a) for a in arrays]
+    step(*wide, **settings)
+    for position, (array, result) in enumerate(zip(arrays, wide, strict=True)):
+        if array is None or result is None or position == 1:  # 1: the gradient is only read
+            continue
+        array[...] = result if dtype.kind != "c" else result[..., 0] + 1j * result[..., 1]
+
+
+def _widened(array: Array) -> Array:
+    if array.dtype.kind == "c":
+        return np.stack((array.real, array.imag), axis=-1)
+    return array.astype(np.float32)
