@@ -6,6 +6,7 @@ One family of kernels per file; what they share, falling back included, is in `c
 from __future__ import annotations
 
 from . import half
+from .cpu_attention import CpuAttention
 from .cpu_conv import CpuConv
 from .cpu_elementwise import CpuElementwise
 from .cpu_group_norm import CpuGroupNorm
@@ -20,6 +21,7 @@ from .cpu_rnn import CpuRecurrent
 @half.served
 class CpuBackend(
     CpuRecurrent,
+    CpuAttention,
     CpuConv,
     CpuLinear,
     CpuElementwise,

@@ -159,7 +159,8 @@ class CpuRecurrent(CpuLinear, CpuElementwise):
         """Gradients before the gates; leaves those of the initial states in `h` and `c`."""
         n, hidden = h.shape
         cells, tanh_c = kept.cells, kept.extra
-        assert cells is not None and tanh_c is not None
+        assert cells is not None
+        assert tanh_c is not None
         slopes = np.empty((len(grad_y), 4, hidden), F32)  # becomes the gradient, in place
         step = _Step(self, weights.hh, n, hidden, source=4 * hidden, add=False)
         room = np.empty((n, hidden), F32)

@@ -134,6 +134,9 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "softmax_forward_primitive_desc_create": (
         *_pd_head, c_int, c_int, c_void_p, c_void_p, c_int, c_void_p,
     ),
+    "softmax_backward_primitive_desc_create": (
+        *_pd_head, c_int, *[c_void_p] * 3, c_int, c_void_p, c_void_p,
+    ),
 }  # fmt: skip
 
 

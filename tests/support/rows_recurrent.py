@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support import rows_attention
 from support.inputs import normal
 from support.op_table import row
 
@@ -61,4 +62,4 @@ def _cells():
     )  # fmt: skip
 
 
-ROWS = [*_cells()]
+ROWS = [*_cells(), *rows_attention.ROWS]

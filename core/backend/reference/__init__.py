@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import half
+from .attention import AttentionKernels
 from .conv import ConvKernels
 from .linear import ElementwiseKernels, LinearKernels
 from .norm import NormKernels
@@ -25,6 +26,7 @@ class ReferenceBackend(
     PoolKernels,
     NormKernels,
     RecurrentKernels,
+    AttentionKernels,
     OptimKernels,
 ):
     """The backend protocol on an array module.

@@ -45,6 +45,7 @@ from .activation import (
     threshold,
     threshold_,
 )
+from .attention import multi_head_attention_forward, scaled_dot_product_attention
 from .conv import (
     conv1d,
     conv2d,
@@ -58,7 +59,8 @@ from .dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, fe
 from .fold import fold, unfold
 from .grid import affine_grid, grid_sample
 from .likelihood import gaussian_nll_loss, poisson_nll_loss
-from .linear import bilinear, embedding, linear
+from .embedding import embedding, embedding_bag
+from .linear import bilinear, linear
 from .loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -108,8 +110,13 @@ from .unpool import (
     max_unpool2d,
     max_unpool3d,
 )
+from .rms_norm import rms_norm
 
 __all__ = [
+    "embedding_bag",
+    "multi_head_attention_forward",
+    "rms_norm",
+    "scaled_dot_product_attention",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",

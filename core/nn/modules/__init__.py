@@ -35,6 +35,7 @@ from .activation import (
 from .buffer import (
     Buffer,
 )
+from .attention import MultiheadAttention
 from .container import (
     ModuleDict,
     ModuleList,
@@ -59,10 +60,10 @@ from .dropout import (
     Dropout3d,
     FeatureAlphaDropout,
 )
+from .embedding import Embedding, EmbeddingBag
 from .fold import Fold, Unfold
 from .linear import (
     Bilinear,
-    Embedding,
     Flatten,
     Identity,
     Linear,
@@ -165,8 +166,24 @@ from .unpool import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from .rms_norm import RMSNorm
+from .transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
+    "EmbeddingBag",
+    "MultiheadAttention",
+    "RMSNorm",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "CELU",
     "ELU",
     "GELU",

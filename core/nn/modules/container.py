@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -139,6 +140,16 @@ class ModuleList(Module):
         found = self[index]
         del self[index]
         return found
+
+    def __repr__(self) -> str:
+        lines, start = [], 0
+        for text, run in itertools.groupby(map(repr, self)):  # neighbours that print the same
+            count = len(list(run))
+            place = f"({start})" if count == 1 else f"({start}-{start + count - 1})"
+            form = text if count == 1 else f"{count} x {text}"
+            lines.append(f"  {place}: {form}".replace("\n", "\n  "))
+            start += count
+        return "ModuleList(\n" + "\n".join(lines) + "\n)" if lines else "ModuleList()"
 
 
 class ModuleDict(Module):

@@ -1,4 +1,4 @@
-"""Linear layers, embeddings, and layers that only change shape."""
+"""Linear layers, and layers that only change shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ... import dtypes
-from ...autograd import no_grad
 from ...tensors import Parameter, Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
 from .. import init
@@ -95,39 +94,6 @@ class Bilinear(Module):
             f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
             f"out_features={self.out_features}, bias={self.bias is not None}"
         )
-
-
-class Embedding(Module):
-    """A table of vectors looked up by integer index.
-
-    Args:
-        num_embeddings: rows of the table.
-        embedding_dim: size of a vector.
-        padding_idx: a row that starts at 0 and gets no gradient.
-    """
-
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None
-    ) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(
-                f"Embedding: padding_idx {padding_idx} is outside {num_embeddings} rows"
-            )
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        self.weight = new_parameter(num_embeddings, embedding_dim)
-        init.normal_(self.weight)
-        if self.padding_idx is not None:
-            with no_grad():
-                self.weight[self.padding_idx].fill_(0)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, self.weight, self.padding_idx)
-
-    def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
 class Identity(Module):

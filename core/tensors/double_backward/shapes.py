@@ -156,7 +156,11 @@ def _embedding(node: Node, grad: Any) -> tuple[None, Any]:
         if op.padding_idx is not None:
             weight = np.array(weight)
             weight[op.padding_idx] = 0
-        return weight[indices]
+        y = weight[indices]
+        if op.by_frequency:
+            counts = np.bincount(indices.ravel())[indices]
+            y = y / counts[..., None].astype(y.dtype)
+        return y
 
     return None, apply(gradient_map(op, 1, rows), grad)
 

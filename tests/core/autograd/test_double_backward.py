@@ -21,7 +21,7 @@ from allgrad.tensors.double_backward import rules
 
 # Ops whose gradient has no graph: `create_graph=True` is an error that names them. A new op gets
 # a rule in `core/tensors/double_backward/`, or its place here.
-WITHOUT_SECOND_DERIVATIVE: set[str] = set()
+WITHOUT_SECOND_DERIVATIVE = {"Attention", "BagReduce", "HeadsAttention", "RMSNorm", "Recurrent"}
 ABSTRACT = {"FromInput", "FromOutput", "PairLoss"}
 
 ROWS = {r.name: r for r in all_rows() if r.differentiable}
