@@ -38,6 +38,9 @@ _FAMILIES = (
     "pools",
     "norms",
     "losses",
+    "pairs",
+    "complex_numbers",
+    "attention",
 )
 
 
@@ -71,5 +74,11 @@ def rule_of(op: Op) -> Rule:
 
 
 def kinds_of(op: Op) -> str:
-    """NumPy's letters for the kinds of the outputs of `op`."""
-    return "".join(d.kind for d in (op.dtype if op.outputs > 1 else (op.dtype,)))
+    """NumPy's letters for the kinds of the outputs and differentiable inputs of `op`."""
+    dtypes = list(op.dtype) if op.outputs > 1 else [op.dtype]
+    for parent, slot in zip(op.parents, op.slots, strict=True):
+        if parent is not None and parent.is_leaf_node:
+            dtypes.append(parent._array.dtype)
+        elif parent is not None:
+            dtypes.append(parent.dtype[slot] if parent.outputs > 1 else parent.dtype)
+    return "".join(d.kind for d in dtypes if d is not None)

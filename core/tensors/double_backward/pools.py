@@ -58,7 +58,7 @@ def _adaptive(node: Node, grad: Any) -> tuple[Any]:
     def taken_from(t: Any) -> Any:
         result = np.empty(grad._array.shape, t.dtype)
         axes = tuple(range(2, x.ndim))
-        for where, window in op._windows(x.shape[2:]):
+        for where, window in pool.windows(x.shape[2:], op.output_size):
             top = y[where].reshape(*x.shape[:2], *(1,) * len(axes))
             result[where] = (t[window] * pool._first(x[window], top)).sum(axis=axes)
         return result

@@ -13,6 +13,7 @@ from .. import arithmetic as fn
 from .. import joining
 from ..graph import apply
 from . import Rule
+from .composition import running
 from .functions import complex_too, masked, times, widened
 from .node import Node
 from .shapes import linear
@@ -42,21 +43,16 @@ def _prod(node: Node, grad: Any) -> tuple[Any]:
     else:
         grad = grad.movedim(op.axis, -1) if op.keepdim else grad.unsqueeze(-1)
     one = node.constant(np.ones((*flat.shape[:-1], 1), flat._array.dtype))
-    before = _running_product(joining.cat([one, flat[..., :-1]], -1))
-    after = _running_product(joining.cat([one, flat.flip(-1)[..., :-1]], -1)).flip(-1)
+    before = running(_product, joining.cat([one, flat[..., :-1]], -1))
+    after = running(_product, joining.cat([one, flat.flip(-1)[..., :-1]], -1)).flip(-1)
     result = grad * before * after
     if op.axis is None:
         return (result.reshape(tuple(x.shape)),)
     return (result.movedim(-1, op.axis),)
 
 
-def _running_product(x: Any) -> Any:
-    """Products x[..., 0] * ... * x[..., i] in log2(n) steps, each of which doubles their length."""
-    n, step = x.shape[-1], 1
-    while step < n:
-        x = joining.cat([x[..., :step], x[..., step:] * x[..., :-step]], -1)
-        step *= 2
-    return x
+def _product(a: Any, b: Any) -> Any:
+    return a * b
 
 
 def _extreme(node: Node, grad: Any) -> tuple[Any]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 
 from ...errors import GradientError
-from ...ops import index, shape, windows
-from ...ops.embedding import Embedding
+from ...ops import embedding, index, resample, shape, windows
 from ...ops.maps import LinearMap, gradient_map, transposable
 from ...ops.watch import Watch
 from .. import graph, inplace
 from ..graph import apply
 from . import Rule
 from .elementwise import unchanged
-from .functions import complex_too
+from .functions import complex_too, masked, times
 from .node import Node
 
 
@@ -100,20 +100,23 @@ def _assign_view(node: Node, grad: Any) -> tuple[Any, Any]:
 def _assign(node: Node, grad: Any) -> tuple[Any, Any]:
     op = node.op
 
-    def outside(x: Any) -> Any:
-        y = np.array(x, order="C")
-        y[op.key] = 0
-        return y
+    def beside(x: Any) -> Any:
+        return _again(op, x, x.dtype.type(0))
 
     def inside(x: Any) -> Any:
-        y = np.zeros(op.shape, x.dtype)
-        y[op.key] = x
-        return y
+        return _again(op, np.zeros(op.shape, x.dtype), x)
 
     return (
-        apply(gradient_map(op, 0, outside), grad) if node.needs[0] else None,
+        apply(gradient_map(op, 0, beside), grad) if node.needs[0] else None,
         apply(gradient_map(op, 1, inside), grad) if node.needs[1] else None,
     )
+
+
+def _again(op: Any, *arrays: Any) -> Any:
+    """What a fresh copy of `op` computes from other arrays."""
+    twin = copy.copy(op)
+    twin.needs = (False,) * len(arrays)
+    return twin.forward(*arrays)
 
 
 @complex_too
@@ -123,28 +126,69 @@ def _gather(node: Node, grad: Any) -> tuple[Any, None]:
 
 @complex_too
 def _scatter(node: Node, grad: Any) -> tuple[Any, None, Any]:
-    op, (indices,) = node.op, node.saved
-    where = index.along(indices, op.axis)
-    used = tuple(slice(0, n) for n in indices.shape)
+    op = node.op
+    indices = node.saved[0] if len(node.saved) == 1 else node.saved[1]
 
-    def outside(x: Any) -> Any:
-        y = np.array(x, order="C")
-        y[where] = 0
-        return y
+    def beside(x: Any) -> Any:
+        return _again(op, x, indices, x.dtype.type(0))
 
     def inside(x: Any) -> Any:
-        y = np.zeros(op.shape, x.dtype)
-        if op.add:
-            np.add.at(y, where, x[used])
-        else:
-            y[where] = x[used]
-        return y
+        return _again(op, np.zeros(op.shape, x.dtype), indices, x)
 
+    return (
+        apply(gradient_map(op, 0, beside), grad) if node.needs[0] else None,
+        None,
+        apply(gradient_map(op, 2, inside), grad) if node.needs[2] else None,
+    )
+
+
+def _scatter_reduce(node: Node, grad: Any) -> tuple[Any, None, Any]:
+    op, (x, indices, src, y) = node.op, node.saved
+    if op.kind in ("sum", "mean"):
+        return _scatter(node, grad)
+    if op.kind == "prod":
+        return _scatter_product(node, grad)
+    where, part = index.along(indices, op.axis), index.beside(src, indices)
+    chosen = np.equal(part, y[where])
+    kept = np.equal(x, y)
+    if not op.include_self:
+        kept[where] = False
+    ties = kept.astype(y.dtype)
+    np.add.at(ties, where, chosen)
+    ties = np.maximum(ties, 1)
+
+    def to_y(s: Any) -> Any:
+        full = np.zeros(y.shape, s.dtype)
+        np.add.at(full, where, np.where(chosen, s[index.corner(indices)], 0))
+        return full / ties
+
+    return (
+        times(grad, kept / ties) if node.needs[0] else None,
+        None,
+        apply(gradient_map(op, 2, to_y), grad) if node.needs[2] else None,
+    )
+
+
+def _scatter_product(node: Node, grad: Any) -> tuple[Any, None, Any]:
+    """The product of the other factors is the whole one divided by the factor."""
+    op, (x, indices, src, y) = node.op, node.saved
+    if (np.equal(x, 0)).any() or np.equal(src, 0).any():
+        raise GradientError(
+            "ScatterReduce: gradients of products with create_graph=True are not defined where a "
+            "factor is zero"
+        )
+    whole = grad * node.output(y)
     grad_x = grad_src = None
     if node.needs[0]:
-        grad_x = grad if op.add else apply(gradient_map(op, 0, outside), grad)
+        grad_x = whole / node.input(0, x)
+        if not op.include_self:
+            mask = np.ones(x.shape, bool)
+            mask[index.along(indices, op.axis)] = False
+            grad_x = masked(grad_x, mask)
     if node.needs[2]:
-        grad_src = apply(gradient_map(op, 2, inside), grad)
+        t = node.input(2, src)
+        picked = apply(index.Gather(op.axis), whole, node.constant(indices))
+        grad_src = apply(index.Assign(index.corner(indices)), t * 0, picked) / t
     return grad_x, None, grad_src
 
 
@@ -156,13 +200,27 @@ def _embedding(node: Node, grad: Any) -> tuple[None, Any]:
         if op.padding_idx is not None:
             weight = np.array(weight)
             weight[op.padding_idx] = 0
-        y = weight[indices]
         if op.by_frequency:
-            counts = np.bincount(indices.ravel())[indices]
-            y = y / counts[..., None].astype(y.dtype)
-        return y
+            counts = np.bincount(indices.reshape(-1), minlength=len(weight))
+            weight = weight / np.maximum(counts, 1).astype(weight.dtype)[:, None]
+        return weight[indices]
 
     return None, apply(gradient_map(op, 1, rows), grad)
+
+
+def _bag_reduce(node: Node, grad: Any) -> tuple[Any]:
+    op = node.op
+    if op.mode != "max":
+        return moved(node, grad)
+    (best,) = node.saved
+    bags, columns = np.nonzero((best >= 0) & (best < int(op.counts.sum())))
+
+    def taken(x: Any) -> Any:
+        y = np.zeros(best.shape, x.dtype)
+        y[bags, columns] = x[best[bags, columns], columns]
+        return y
+
+    return (apply(gradient_map(op, 0, taken), grad),)
 
 
 @complex_too
@@ -220,8 +278,11 @@ RULES: dict[type[Any], Rule] = {
     index.Assign: _assign,
     index.Gather: _gather,
     index.Scatter: _scatter,
+    index.ScatterReduce: _scatter_reduce,
+    resample.Resample: moved,
     graph.AsStrided: _as_strided,
     inplace.AssignView: _assign_view,
-    Embedding: _embedding,
+    embedding.Embedding: _embedding,
+    embedding.BagReduce: _bag_reduce,
     Watch: _watch,
 }

@@ -22,6 +22,7 @@ from allgrad.tensors.double_backward import rules
 # Ops whose gradient has no graph: `create_graph=True` is an error that names them. A new op gets
 # a rule in `core/tensors/double_backward/`, or its place here.
 WITHOUT_SECOND_DERIVATIVE = {"Attention", "BagReduce", "HeadsAttention", "RMSNorm", "Recurrent"}
+TIES = {"scatter_reduce_amax_True", "scatter_reduce_amin_True"}
 ABSTRACT = {"FromInput", "FromOutput", "PairLoss"}
 
 ROWS = {r.name: r for r in all_rows() if r.differentiable}
@@ -86,11 +87,10 @@ class Problem:
     def second(self, arrays):
         """(first gradients, derivatives of <first gradients, u> for the inputs and for v)."""
         wanted, vs, grads = self.first(arrays, create_graph=True)
-        rng = np.random.default_rng(6)
         total = None
-        for g in grads:
+        for i, g in enumerate(grads):
             if g is not None:
-                u = self.make(drawn(rng, numpy_of(g)))
+                u = self.make(drawn(np.random.default_rng(i), numpy_of(g)))
                 part = (g * u.conj() if numpy_of(g).dtype.kind == "c" else g * u).sum()
                 part = part.real if numpy_of(g).dtype.kind == "c" else part
                 total = part if total is None else total + part
@@ -102,9 +102,9 @@ class Problem:
     def total(self, arrays, cotangents):
         """<first gradients, u>, from gradients without a graph."""
         _, _, grads = self.first(arrays, cotangents)
-        rng = np.random.default_rng(6)
-        values = [numpy_of(g) for g in grads if g is not None]
-        return sum(float((v * drawn(rng, v).conj()).sum().real) for v in values)
+        values = [(i, numpy_of(g)) for i, g in enumerate(grads) if g is not None]
+        us = [drawn(np.random.default_rng(i), v) for i, v in values]
+        return sum(float((v * u.conj()).sum().real) for (_, v), u in zip(values, us, strict=True))
 
 
 def numpy_of(t):
@@ -143,13 +143,16 @@ def agree(got, want, what):
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
         if a is None or b is None:
             other = a if b is None else b
-            assert other is None or not numpy_of(other).any(), f"{what} {i}: {a} and {b}"
+            size = 0 if other is None else np.abs(numpy_of(other)).max(initial=0)
+            assert size < 1e-12, f"{what} {i}: {a} and {b}"
         else:
             assert_close(numpy_of(a), numpy_of(b), SECOND, f"{what} {i}")
 
 
 @each_row
 def test_finite_differences(name):
+    if name in TIES:
+        pytest.skip("elements are equal on purpose: one step from a kink")
     row = ROWS[name]
     ours, arrays = Problem(row, ag, F, ag.tensor), arrays_of(row)
     missing = ops_without_rule(row)
