@@ -89,7 +89,7 @@ class CpuAttention(CpuBase):
 def _forward(
     plan: Plan, q: Array, k: Array, v: Array, out: Array, bias: Array | None, keep: Array | None
 ) -> Plan:
-    (query, q_memory), (key, k_memory), (value, v_memory) = (
+    (query, q_memory), (key, k_memory), (_, v_memory) = (
         _operand(plan, a) for a in (q, np.swapaxes(k, -1, -2), v)
     )
     scores = plan.dense((*q.shape[:-1], k.shape[-2]))
@@ -120,7 +120,7 @@ def _forward(
 
 def _backward(plan: Plan, arrays: list[Array], keep: Array | None) -> Plan:
     grad, q, k, v, probabilities = arrays[:5]
-    (g, g_memory), (query, q_memory), (key, k_memory), (value, v_memory) = (
+    (g, g_memory), (query, q_memory), (key, k_memory), (_, v_memory) = (
         _operand(plan, a) for a in (grad, q, k, v)
     )
     scores, number = plan.dense(probabilities.shape), plan.dense((1, 1, 1, 1))

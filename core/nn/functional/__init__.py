@@ -56,10 +56,10 @@ from .conv import (
 )
 from .ctc import ctc_loss
 from .dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from .embedding import embedding, embedding_bag
 from .fold import fold, unfold
 from .grid import affine_grid, grid_sample
 from .likelihood import gaussian_nll_loss, poisson_nll_loss
-from .embedding import embedding, embedding_bag
 from .linear import bilinear, linear
 from .loss import (
     binary_cross_entropy,
@@ -99,6 +99,7 @@ from .pool import (
     max_pool3d,
 )
 from .resize import interpolate, upsample, upsample_bilinear, upsample_nearest
+from .rms_norm import rms_norm
 from .shuffle import channel_shuffle, native_channel_shuffle, pixel_shuffle, pixel_unshuffle
 from .unpool import (
     fractional_max_pool2d,
@@ -110,13 +111,8 @@ from .unpool import (
     max_unpool2d,
     max_unpool3d,
 )
-from .rms_norm import rms_norm
 
 __all__ = [
-    "embedding_bag",
-    "multi_head_attention_forward",
-    "rms_norm",
-    "scaled_dot_product_attention",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -151,6 +147,7 @@ __all__ = [
     "elu",
     "elu_",
     "embedding",
+    "embedding_bag",
     "feature_alpha_dropout",
     "fold",
     "fractional_max_pool2d",
@@ -191,6 +188,7 @@ __all__ = [
     "max_unpool3d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
@@ -206,8 +204,10 @@ __all__ = [
     "relu",
     "relu6",
     "relu_",
+    "rms_norm",
     "rrelu",
     "rrelu_",
+    "scaled_dot_product_attention",
     "selu",
     "selu_",
     "sigmoid",

@@ -32,10 +32,10 @@ from .activation import (
     Tanhshrink,
     Threshold,
 )
+from .attention import MultiheadAttention
 from .buffer import (
     Buffer,
 )
-from .attention import MultiheadAttention
 from .container import (
     ModuleDict,
     ModuleList,
@@ -146,6 +146,7 @@ from .resize import (
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
 )
+from .rms_norm import RMSNorm
 from .rnn import (
     GRU,
     LSTM,
@@ -155,6 +156,13 @@ from .rnn import (
     RNNBase,
     RNNCell,
     RNNCellBase,
+)
+from .transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
 )
 from .unpool import (
     FractionalMaxPool2d,
@@ -166,24 +174,8 @@ from .unpool import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
-from .rms_norm import RMSNorm
-from .transformer import (
-    Transformer,
-    TransformerDecoder,
-    TransformerDecoderLayer,
-    TransformerEncoder,
-    TransformerEncoderLayer,
-)
 
 __all__ = [
-    "EmbeddingBag",
-    "MultiheadAttention",
-    "RMSNorm",
-    "Transformer",
-    "TransformerDecoder",
-    "TransformerDecoderLayer",
-    "TransformerEncoder",
-    "TransformerEncoderLayer",
     "CELU",
     "ELU",
     "GELU",
@@ -232,6 +224,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Embedding",
+    "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
     "Fold",
@@ -277,6 +270,7 @@ __all__ = [
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "PairwiseDistance",
@@ -285,6 +279,7 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",
+    "RMSNorm",
     "RNNBase",
     "RNNCell",
     "RNNCellBase",
@@ -311,6 +306,11 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
