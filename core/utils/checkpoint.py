@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from .. import random
 from ..autograd import enable_grad, is_grad_enabled
+from ..autograd.mode import mode
 from ..errors import GradientError, OptionError
 from ..ops import base
 from ..ops.base import Op
@@ -97,16 +98,15 @@ class _Region:
         """Forward: record the region, and forget what it saved."""
         if self.preserve_rng_state:
             self.random_state = random.default_generator().get_state()
-        self.autocast = _autocast_state()
+        self.autocast = mode.autocast
         outputs, nodes = self._record(self.contexts[0])
         self.nodes = [weakref.ref(node) for node in nodes]
         for node in nodes:
-            if node.saved:
-                node.saved, node.guards, node.restore = None, (), self.restore
+            node.saved, node.guards, node.restore = None, (), self.restore
         return outputs
 
     def _record(self, context: Any) -> tuple[Any, list[Op]]:
-        """(outputs of the function, the nodes it made, in order of creation)."""
+        """(outputs of the function, its nodes that saved something, in order of creation)."""
         graph.compute_all()
         begin = next(base._sequence)
         with context:
@@ -123,7 +123,7 @@ class _Region:
                 continue
             nodes.add(node)
             stack.extend(node.parents)
-        return outputs, sorted(nodes, key=lambda n: n.order)
+        return outputs, sorted((n for n in nodes if n.saved), key=lambda n: n.order)
 
     def restore(self) -> None:
         """Run the function again and give the nodes of the region what they saved."""
@@ -137,7 +137,7 @@ class _Region:
         try:
             if self.preserve_rng_state:
                 generator.set_state(self.random_state)
-            with enable_grad(), self.autocast:
+            with enable_grad(), _precision(self.autocast):
                 _, again = self._record(self.contexts[1])
         finally:
             if self.preserve_rng_state:
@@ -175,8 +175,17 @@ def _tensors(value: Any) -> Iterable[Tensor]:
             yield from _tensors(v)
 
 
-def _autocast_state() -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext()
+@contextlib.contextmanager
+def _precision(region: Any) -> Iterator[None]:
+    """Inside, `amp.autocast` is as it was in `region`, without the weights cast meanwhile."""
+    before = mode.autocast
+    if region is not None:
+        region = type(region)(region.dtype, None if region.cache is None else {})
+    mode.autocast = region
+    try:
+        yield
+    finally:
+        mode.autocast = before
 
 
 def checkpoint_sequential(
