@@ -15,6 +15,9 @@ GRADIENT = {
     np.dtype(np.float32): (1e-4, 1e-5),
     np.dtype(np.float64): (1e-10, 1e-11),
 }
+# Of the largest value, for halves: PyTorch rounds within some ops where allgrad rounds once.
+HALF = {"bfloat16": 2e-2, "float16": 3e-3}
+HALF_GRADIENT = {"bfloat16": 4e-2, "float16": 6e-3}
 # Central differences in float64, relative to the larger of 1 and the slope.
 FINITE_DIFFERENCE = 1e-6
 
@@ -29,3 +32,10 @@ def assert_close(got, want, table=FORWARD, what="", as_dtype=None) -> None:
         return
     relative, absolute = table[np.dtype(as_dtype or got.dtype)]
     np.testing.assert_allclose(got, want, rtol=relative, atol=absolute, err_msg=what)
+
+
+def assert_half_close(got, want, relative, what="") -> None:
+    """Values of halves (as float32), the finite ones within `relative` of the largest."""
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
+    largest = np.abs(want[np.isfinite(want)]).max(initial=1.0)
+    np.testing.assert_allclose(got, want, rtol=relative, atol=relative * largest, err_msg=what)
