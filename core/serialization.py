@@ -17,13 +17,14 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as to_bytes
 
-from .errors import CheckpointError
+from . import devices, dtypes
+from .errors import CheckpointError, OptionError
 from .files import write_atomically
 from .tensors import Tensor
 
@@ -33,6 +34,7 @@ _DTYPES = {
     "F64": "float64",
     "F32": "float32",
     "F16": "float16",
+    "BF16": "bfloat16",
     "I64": "int64",
     "I32": "int32",
     "I16": "int16",
@@ -44,20 +46,22 @@ _DTYPES = {
     "BOOL": "bool",
     "C64": "complex64",
 }
-_KNOWN = "None, bool, int, float, str, list, tuple, dict, Tensor and NumPy arrays"
+_KNOWN = "None, bool, int, float, complex, str, list, tuple, dict, Tensor and NumPy arrays"
+# How files of torch.save begin: a zip archive, or a pickle of protocol 2 to 5.
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def save(obj: Any, path: str | os.PathLike[str]) -> Path:
-    """Write `obj` to the file `path`, completely or not at all.
+def save(obj: Any, f: str | os.PathLike[str] | IO[bytes]) -> Path | None:
+    """Write `obj` to the file `f`, completely or not at all.
 
     Args:
-        obj: a tensor, or any nest of dict, list, tuple, str, int, float, bool, None, tensors and
+        obj: a tensor, or any nest of dict, list, tuple, str, numbers, bool, None, tensors and
             NumPy arrays: a ``state_dict()``, for example. NumPy scalars become Python numbers,
             dict subclasses become dict. A flat dict of tensors becomes a plain safetensors file.
-        path: the file; its folder is created when missing.
+        f: the path (its folder is created when missing), or a file open for writing bytes.
 
     Returns:
-        `path` as a `Path`.
+        The path as a `Path`; None for an open file.
 
     Raises:
         CheckpointError: something in `obj` has another type (its place is named), or the file
@@ -65,39 +69,102 @@ def save(obj: Any, path: str | os.PathLike[str]) -> Path:
 
     Source: safetensors file format, https://huggingface.co/docs/safetensors.
 
-    Unlike ``torch.save`` there is no pickle: a file from a stranger can be loaded safely.
+    Unlike ``torch.save`` there is no pickle: a file from a stranger can be loaded safely. A tensor
+    that occurs several times is one tensor's memory again after `load`; other programs see copies.
+
+    >>> import io
+    >>> import allgrad as ag
+    >>> file = io.BytesIO()
+    >>> ag.save({"w": ag.ones(2), "epoch": 3}, file)
+    >>> _ = file.seek(0)
+    >>> ag.load(file)
+    {'w': tensor([1., 1.]), 'epoch': 3}
     """
-    return write_atomically(path, dumps(obj))
+    data = dumps(obj)
+    if hasattr(f, "write"):
+        f.write(data)
+        return None
+    return write_atomically(f, data)
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(
+    f: str | os.PathLike[str] | IO[bytes],
+    map_location: Any = None,
+    *,
+    weights_only: bool | None = None,
+    mmap: bool | None = None,
+) -> Any:
     """Read what `save` wrote, or any safetensors file (which gives a dict of tensors).
 
     Args:
-        path: the file.
+        f: the path, or a file open for reading bytes.
+        map_location: where tensors shall be: a device, a dict from devices to devices, or a
+            function of (tensor, "cpu"), as in PyTorch. The files name no devices: tensors are read
+            to the CPU, so only that can be asked for.
+        weights_only: no difference: nothing in a file is ever executed.
+        mmap: only False or None: a file is read as a whole.
 
     Returns:
         The same nest; tensors own their memory and need no gradient.
 
     Raises:
-        CheckpointError: the file is missing, truncated or not a safetensors file.
+        CheckpointError: the file is missing, truncated or not a safetensors file. For a file of
+            ``torch.save`` the message says how to convert it.
+        DeviceError: tensors are wanted where this build cannot compute.
     """
+    if mmap:
+        raise OptionError("load: mmap=True is not there; the file is read as a whole")
+    _check_location(map_location)
+    if hasattr(f, "read"):
+        return loads(f.read(), str(getattr(f, "name", "the open file")))
     try:
-        data = Path(path).read_bytes()
+        data = Path(f).read_bytes()
     except OSError as err:
-        raise CheckpointError(f"cannot read {path}: {err}") from err
-    return loads(data, str(path))
+        raise CheckpointError(f"cannot read {f}: {err}") from err
+    return loads(data, str(f))
+
+
+def _check_location(map_location: Any) -> None:
+    """Raise unless `map_location` leaves tensors on the CPU."""
+    if isinstance(map_location, dict):
+        for source, target in map_location.items():
+            if devices.device(source).type == "cpu":
+                devices.require(target)
+    elif callable(map_location):
+        probe = Tensor(np.zeros(0, np.float32))
+        kept = map_location(probe, "cpu")
+        if kept is not None and kept is not probe:
+            raise OptionError(
+                "load: expected a map_location that leaves a tensor on the CPU as it is (or "
+                f"returns None), came a function that returns {type(kept).__name__}"
+            )
+    elif map_location is not None:
+        devices.require(map_location)
+
+
+class _Table(dict[str, np.ndarray]):
+    """Arrays by name, and where in memory each was found first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[tuple[Any, ...], str] = {}
 
 
 def dumps(obj: Any) -> bytes:
     """The bytes of the file that `save` writes. Raises CheckpointError as `save` does."""
-    tensors: dict[str, np.ndarray] = {}
+    tensors = _Table()
     structure = _encode(obj, (), tensors)
     return to_bytes(tensors, metadata={STRUCTURE: json.dumps(structure, allow_nan=False)})
 
 
 def loads(data: bytes, source: str = "data") -> Any:
     """The object in the bytes `data`; `source` names them in errors (CheckpointError)."""
+    if data.startswith(_PICKLED) and data[8:9] != b"{":  # where a safetensors header begins
+        raise CheckpointError(
+            f"{source}: expected a safetensors file, came a pickle, as torch.save writes it. Its "
+            "code would run, so it is not read. Convert it with PyTorch: "
+            f"safetensors.torch.save_file(torch.load({source!r}), 'converted.safetensors')"
+        )
     try:
         specs = deserialize(data)
         tensors = {name: _array(spec, name, source) for name, spec in specs}
@@ -133,10 +200,11 @@ def _array(spec: dict[str, Any], name: str, source: str) -> np.ndarray:
             f"{source}: tensor {name!r} has dtype {spec['dtype']}; known: {', '.join(_DTYPES)}"
         )
     # the data is a bytearray made for this call: the array on it is writable and owns it
-    return np.frombuffer(spec["data"], dtype=dtype).reshape(spec["shape"])
+    kind = dtypes.bfloat16.numpy if dtype == "bfloat16" else dtype
+    return np.frombuffer(spec["data"], dtype=kind).reshape(spec["shape"])
 
 
-def _encode(obj: Any, place: tuple[str, ...], tensors: dict[str, np.ndarray]) -> Any:
+def _encode(obj: Any, place: tuple[str, ...], tensors: _Table) -> Any:
     """`obj` as JSON values; its tensors go to `tensors`. See Note [Structure beside tensors]."""
     if isinstance(obj, np.generic):
         obj = obj.item()
@@ -146,6 +214,8 @@ def _encode(obj: Any, place: tuple[str, ...], tensors: dict[str, np.ndarray]) ->
         return int(obj)
     if isinstance(obj, float):
         return float(obj) if math.isfinite(obj) else {"$": "float", "is": repr(float(obj))}
+    if isinstance(obj, complex):
+        return {"$": "complex", "is": [repr(obj.real), repr(obj.imag)]}
     if isinstance(obj, Tensor):
         return _put("tensor", obj.detach().numpy(), place, tensors)
     if isinstance(obj, np.ndarray):
@@ -155,13 +225,15 @@ def _encode(obj: Any, place: tuple[str, ...], tensors: dict[str, np.ndarray]) ->
         return items if isinstance(obj, list) else {"$": "tuple", "is": items}
     if isinstance(obj, dict):
         return _encode_dict(obj, place, tensors)
+    advice = (
+        "Save its state_dict()" if hasattr(obj, "state_dict") else "Convert it, or leave it out"
+    )
     raise CheckpointError(
-        f"cannot save {_spell(place)}: expected {_KNOWN}, came {type(obj).__name__}. Convert it, "
-        "or leave it out"
+        f"cannot save {_spell(place)}: expected {_KNOWN}, came {type(obj).__name__}. {advice}"
     )
 
 
-def _encode_dict(obj: dict[Any, Any], place: tuple[str, ...], tensors: dict[str, Any]) -> Any:
+def _encode_dict(obj: dict[Any, Any], place: tuple[str, ...], tensors: _Table) -> Any:
     for key in obj:
         if not (key is None or isinstance(key, str | bool | int | float | tuple)):
             raise CheckpointError(
@@ -177,13 +249,16 @@ def _encode_dict(obj: dict[Any, Any], place: tuple[str, ...], tensors: dict[str,
     return {"$": "dict", "is": pairs}
 
 
-def _put(
-    kind: str, array: np.ndarray, place: tuple[str, ...], tensors: dict[str, np.ndarray]
-) -> dict[str, str]:
+def _put(kind: str, array: np.ndarray, place: tuple[str, ...], tensors: _Table) -> dict[str, str]:
     name = ".".join(place) or "value"
     while name in tensors:  # {"a.b": x, "a": {"b": y}} spells one path twice
         name += "'"
     entry = {"$": kind, "is": name}
+    if array.size:  # one memory under several names is written under each, for other readers
+        memory = (kind, array.__array_interface__["data"][0], array.shape, array.strides)
+        first = tensors.seen.setdefault((*memory, array.dtype), name)
+        if first != name:
+            entry["same"] = first
     if array.dtype == np.complex128:  # safetensors has no word for it: pairs of float64
         entry["as"] = "complex128"
         array = np.ascontiguousarray(array).view(np.float64).reshape(*array.shape, 2)
@@ -199,13 +274,14 @@ def _put(
 
 def _decode(some: Any, tensors: dict[str, np.ndarray], source: str) -> Any:
     def array(node: dict[str, Any]) -> np.ndarray:
-        found = tensors[node["is"]]
+        found = tensors[node.get("same", node["is"])]
         return found.view(np.complex128)[..., 0] if node.get("as") == "complex128" else found
 
     makers: dict[str, Callable[[dict[str, Any]], Any]] = {
         "tensor": lambda node: Tensor(array(node)),
         "array": array,
         "float": lambda node: float(node["is"]),
+        "complex": lambda node: complex(*(float(part) for part in node["is"])),
         "tuple": lambda node: tuple(walk(v) for v in node["is"]),
         "dict": lambda node: {walk(k): walk(v) for k, v in node["is"]},
     }

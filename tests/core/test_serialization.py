@@ -1,6 +1,7 @@
 """allgrad.save and allgrad.load: any nest comes back, other readers understand it, damage shows."""
 
 import contextlib
+import io
 import os
 
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 import allgrad as ag
 from allgrad import dtypes
-from allgrad.errors import CheckpointError
+from allgrad.errors import CheckpointError, DeviceError, OptionError
 from allgrad.serialization import dumps, loads
 
-plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
+numbers = st.integers() | st.floats() | st.complex_numbers()
+plain = st.none() | st.booleans() | numbers | st.text(max_size=6)
 keys = st.text(max_size=4) | st.integers() | st.booleans()
 nests = st.recursive(
     plain,
@@ -33,6 +35,8 @@ def same(a, b):
         return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, complex):
+        return same(a.real, b.real) and same(a.imag, b.imag)
     return a == b or (a != a and b != b)
 
 
@@ -45,13 +49,14 @@ def test_any_nest_of_plain_values_comes_back(nest):
 @pytest.mark.parametrize("dtype", [d.name for d in dtypes.ALL])
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 3)])
 def test_every_dtype_and_shape(tmp_path, dtype, shape):
-    array = (np.random.default_rng(0).standard_normal(shape) * 3).astype(dtype)
+    kind = dtypes.from_name(dtype).numpy
+    array = (np.random.default_rng(0).standard_normal(shape) * 3).astype(kind)
     ag.save({"t": ag.from_numpy(np.asarray(array)), "a": np.asarray(array)}, tmp_path / "x")
     back = ag.load(tmp_path / "x")
     assert isinstance(back["t"], ag.Tensor)
     assert type(back["a"]) is np.ndarray
     for found in (back["t"].numpy(), back["a"]):
-        assert found.dtype == dtype
+        assert found.dtype == kind
         assert found.shape == shape
         np.testing.assert_array_equal(found, array)
         found[...] = 0  # writable
@@ -144,3 +149,109 @@ def test_the_file_there_before_stays_when_writing_fails(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert ag.load(path) == {"v": 1}
     assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_a_training_script_saves(tmp_path):
+    model = ag.nn.Sequential(ag.nn.Linear(3, 4), ag.nn.BatchNorm1d(4), ag.nn.Linear(4, 2))
+    optimizer = ag.optim.Adam(model.parameters(), lr=0.1)
+    model(ag.randn(5, 3)).sum().backward()
+    optimizer.step()
+    state = {"model": model.state_dict(), "optim": optimizer.state_dict(), "epoch": 3, "best": None}
+    ag.save(state, tmp_path / "checkpoint.pt")
+    back = ag.load(tmp_path / "checkpoint.pt", map_location="cpu", weights_only=True)
+    twin = ag.nn.Sequential(ag.nn.Linear(3, 4), ag.nn.BatchNorm1d(4), ag.nn.Linear(4, 2))
+    twin.load_state_dict(back["model"])
+    again = ag.optim.Adam(twin.parameters(), lr=0.5)
+    again.load_state_dict(back["optim"])
+    x = ag.randn(5, 3)
+    for net, opt in ((model, optimizer), (twin, again)):
+        opt.zero_grad()
+        net(x).square().sum().backward()
+        opt.step()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (a == b).all()
+    assert (back["epoch"], back["best"]) == (3, None)
+
+
+def test_open_files():
+    file = io.BytesIO()
+    assert ag.save([ag.ones(2), (1 + 2j, "x")], file) is None
+    file.seek(0)
+    back = ag.load(file)
+    assert back[0].tolist() == [1, 1]
+    assert back[1] == (1 + 2j, "x")
+
+
+def test_one_memory_under_two_names_is_one_memory_again():
+    w = ag.ones(2, 3)
+    state = {"encoder": w, "decoder": w, "view": w[0], "copy": w.clone(), "none": ag.zeros(0)}
+    back = loads(dumps(state))
+    back["encoder"].fill_(5)
+    assert back["decoder"].tolist() == [[5] * 3] * 2
+    assert back["view"].tolist() == back["copy"][0].tolist() == [1] * 3
+    from safetensors.numpy import load
+
+    assert set(load(dumps(state))) == set(state)  # others find all names
+
+
+def test_files_of_torch_save_are_refused_with_advice(tmp_path):
+    import pickle
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps({"w": 1}, protocol=2))
+    for name in ("model.pt", "old.pt"):
+        with pytest.raises(
+            CheckpointError, match=rf"{name}: .*pickle.*safetensors.torch.save_file"
+        ):
+            ag.load(tmp_path / name)
+
+
+def test_a_header_that_begins_like_a_pickle_is_read():
+    name = "n" * 500
+    for length in range(400):
+        data = dumps({name[:length]: ag.ones(1)})
+        if data[:2] == b"\x80\x02":
+            assert list(loads(data)) == [name[:length]]
+            return
+    pytest.fail("no length gave such a header")
+
+
+def test_map_location_and_other_arguments_of_torch_load():
+    data = dumps({"w": ag.ones(2)})
+
+    def load(**options):
+        return ag.load(io.BytesIO(data), **options)["w"].tolist()
+
+    for place in (None, "cpu", ag.device("cpu"), {"cuda:0": "cpu"}, {"cuda:0": "cuda:1"}):
+        assert load(map_location=place, weights_only=False, mmap=False) == [1, 1]
+    assert load(map_location=lambda storage, location: storage) == [1, 1]
+    for place in ("cuda", {"cpu": "cuda:0"}):
+        with pytest.raises(DeviceError, match="cuda"):
+            load(map_location=place)
+    with pytest.raises(OptionError, match="leaves a tensor on the CPU"):
+        load(map_location=lambda storage, location: 3)
+    with pytest.raises(OptionError, match="mmap"):
+        load(mmap=True)
+
+
+def test_a_module_is_refused_with_advice(tmp_path):
+    with pytest.raises(CheckpointError, match=r"obj\['net'\].*came Linear. Save its state_dict"):
+        ag.save({"net": ag.nn.Linear(2, 2)}, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "int64", "bool"])
+def test_pytorch_reads_and_writes_the_same_values(tmp_path, dtype):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    theirs = torch.arange(6).reshape(2, 3).to(getattr(torch, dtype))
+    save_file({"t": theirs}, tmp_path / "t")
+    ours = ag.load(tmp_path / "t")["t"]
+    assert ours.dtype is dtypes.from_name(dtype)
+    assert ours.tolist() == theirs.tolist()
+    ag.save({"t": ours.T}, tmp_path / "o")
+    assert torch.equal(load_file(tmp_path / "o")["t"], theirs.T)
