@@ -62,9 +62,11 @@ from .tensors.complex_numbers import *  # noqa: F403 - the module lists its name
 from .tensors.conversion import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.creation import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.distinct import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.draws import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.einsum import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.legacy import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.masking import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.matrices import *  # noqa: F403 - the module lists its names in __all__
@@ -72,6 +74,7 @@ from .tensors.moving import *  # noqa: F403 - the module lists its names in __al
 from .tensors.mutating import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.pairs import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.products import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.ranges import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.reductions import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.sampling import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.scans import *  # noqa: F403 - the module lists its names in __all__
@@ -91,6 +94,7 @@ _LAZY = (
     "checkpoint",
     "cuda",
     "ddp",
+    "func",
     "launch",
     "linalg",
     "nn",

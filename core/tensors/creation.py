@@ -1,50 +1,45 @@
-"""Functions that make tensors."""
+"""Functions that make tensors: from data, or filled with one value.
+
+Ranges and triangles: `ranges.py`. Random numbers: `draws.py`, `sampling.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import devices, dtypes, random
-from ..errors import ArgumentError, DtypeError
-from .filling import draw
-from .shaping import sizes_of
+from .. import devices, dtypes
+from ..errors import DtypeError, ShapeError
 from .tensor import Tensor
+from .values import array_of, dtype_or_default, shape_of
 
 __all__ = [
-    "arange",
     "as_tensor",
+    "asarray",
     "empty",
     "empty_like",
-    "eye",
+    "empty_strided",
     "from_numpy",
+    "frombuffer",
     "full",
     "full_like",
-    "get_rng_state",
-    "linspace",
     "ones",
     "ones_like",
-    "rand",
-    "rand_like",
-    "randint",
-    "randn",
-    "randn_like",
-    "randperm",
-    "set_rng_state",
+    "scalar_tensor",
     "tensor",
     "zeros",
     "zeros_like",
 ]
 
 
-def _dtype(dtype: Any) -> np.dtype[Any]:
-    return dtypes.get_default_dtype().numpy if dtype is None else dtypes.to_numpy(dtype)
-
-
 def tensor(
-    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    data: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
 ) -> Tensor:
     """A tensor with a copy of `data`: numbers, nested lists, NumPy arrays or tensors.
 
@@ -53,6 +48,7 @@ def tensor(
             their dtype.
         dtype: type of the elements instead.
         requires_grad: whether `backward` computes its gradient.
+        pin_memory: accepted; without a GPU there is nobody to pin memory for.
 
     Raises:
         ValueError: lists of unequal lengths.
@@ -62,43 +58,17 @@ def tensor(
     allgrad.int64
     """
     devices.require(device)
-    array = _array_of(data, dtype)
-    return Tensor(np.array(array, order="C"), requires_grad)
+    array = np.array(array_of(data, dtype), order="C")
+    dtypes.from_numpy(array.dtype)
+    return Tensor(array, requires_grad)
 
 
-def _array_of(data: Any, dtype: Any) -> np.ndarray:
-    if isinstance(data, Tensor):
-        array = data._array
-    elif isinstance(data, np.ndarray | np.generic):
-        array = np.asarray(data)
-    else:
-        array = _from_nested(data)
-    return array if dtype is None else array.astype(dtypes.to_numpy(dtype), copy=False)
-
-
-def _from_nested(data: Any) -> np.ndarray:
-    if isinstance(data, list | tuple) and data and isinstance(data[0], Tensor | np.ndarray):
-        return np.stack([_array_of(d, None) for d in data])
-    try:
-        array = np.asarray(data)
-    except ValueError as err:
-        raise ValueError(f"tensor: expected nested lists of equal lengths ({err})") from err
-    if array.dtype == object or array.dtype.kind in "US":
-        raise TypeError(f"tensor: expected numbers, came {type(data).__name__} of {array.dtype}")
-    if array.size == 0 and isinstance(data, list | tuple):
-        return array.astype(dtypes.get_default_dtype().numpy)
-    kind = array.dtype.kind
-    if kind in dtypes.FLOATING and not _holds_numpy(data):
-        return array.astype(dtypes.get_default_dtype().numpy)
-    if kind == "c" and not _holds_numpy(data):
-        return array.astype(dtypes.scalar_dtype(1j))
-    return array
-
-
-def _holds_numpy(data: Any) -> bool:
-    while isinstance(data, list | tuple) and data:
-        data = data[0]
-    return isinstance(data, np.generic)
+def scalar_tensor(
+    s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor without dimensions, of the default floating type unless told otherwise."""
+    devices.require(device)
+    return Tensor(np.asarray(s, dtype_or_default(dtype)), requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
@@ -107,8 +77,36 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     if isinstance(data, Tensor):
         return data if dtype is None else data.to(dtype)
     if isinstance(data, np.ndarray):
-        return from_numpy(data) if dtype is None else from_numpy(_array_of(data, dtype))
+        return from_numpy(data) if dtype is None else from_numpy(array_of(data, dtype))
     return tensor(data, dtype=dtype)
+
+
+def asarray(
+    obj: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    copy: bool | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """`as_tensor`, with a say in whether memory is shared.
+
+    Args:
+        copy: True always copies, None only where it must, False raises where it would have to.
+
+    Raises:
+        ValueError: `copy` is False, and the memory cannot be shared.
+    """
+    out = tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device)
+    source = obj._array if isinstance(obj, Tensor) else obj
+    if copy is False and not (isinstance(source, np.ndarray) and _shared(out, source)):
+        raise ValueError("asarray: the memory cannot be shared, and copy=False forbids a copy")
+    out = out.detach() if isinstance(obj, Tensor) else out
+    return out.requires_grad_() if requires_grad else out
+
+
+def _shared(out: Tensor, source: np.ndarray) -> bool:
+    return not source.size or np.may_share_memory(out._array, source)
 
 
 def from_numpy(ndarray: np.ndarray) -> Tensor:
@@ -128,154 +126,173 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     return out
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros of a shape, given as arguments or as one sequence."""
+def frombuffer(
+    buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False
+) -> Tensor:
+    """A vector that shares the memory of bytes or another buffer.
+
+    Args:
+        dtype: how the bytes are read.
+        count: number of elements; -1 takes all.
+        offset: bytes to leave out in front.
+
+    Raises:
+        ValueError: the buffer is too short, or does not hold whole elements.
+    """
+    array = np.frombuffer(buffer, dtypes.to_numpy(dtype), count, offset)
+    return from_numpy(array).requires_grad_(requires_grad)
+
+
+def zeros(
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:
+    """Zeros of a shape.
+
+    Args:
+        sizes: as arguments, as one sequence, or by the keyword `size`.
+        dtype: by default the default floating type.
+        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+
+    Raises:
+        RuntimeError: a negative size, or a device that this build cannot compute on.
+    """
     devices.require(device)
-    return Tensor(np.zeros(sizes_of(size), _dtype(dtype)), requires_grad)
+    shape = shape_of("zeros", sizes, size)
+    return Tensor(np.zeros(shape, dtype_or_default(dtype)), requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones of a shape, given as arguments or as one sequence."""
+def zeros_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Zeros in the shape and dtype of `input`."""
     devices.require(device)
-    return Tensor(np.ones(sizes_of(size), _dtype(dtype)), requires_grad)
+    return Tensor(np.zeros(input._array.shape, dtype_like(input, dtype)), requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Memory with arbitrary contents."""
+def ones(
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:
+    """Ones of a shape.
+
+    Args:
+        sizes: as arguments, as one sequence, or by the keyword `size`.
+        dtype: by default the default floating type.
+        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+
+    Raises:
+        RuntimeError: a negative size, or a device that this build cannot compute on.
+    """
     devices.require(device)
-    return Tensor(np.empty(sizes_of(size), _dtype(dtype)), requires_grad)
+    shape = shape_of("ones", sizes, size)
+    return Tensor(np.ones(shape, dtype_or_default(dtype)), requires_grad)
+
+
+def ones_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Ones in the shape and dtype of `input`."""
+    devices.require(device)
+    return Tensor(np.ones(input._array.shape, dtype_like(input, dtype)), requires_grad)
+
+
+def empty(
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:
+    """Memory with arbitrary contents of a shape.
+
+    Args:
+        sizes: as arguments, as one sequence, or by the keyword `size`.
+        dtype: by default the default floating type.
+        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+
+    Raises:
+        RuntimeError: a negative size, or a device that this build cannot compute on.
+    """
+    devices.require(device)
+    shape = shape_of("empty", sizes, size)
+    return Tensor(np.empty(shape, dtype_or_default(dtype)), requires_grad)
+
+
+def empty_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Memory with arbitrary contents, in the shape and dtype of `input`."""
+    devices.require(device)
+    return Tensor(np.empty(input._array.shape, dtype_like(input, dtype)), requires_grad)
+
+
+def dtype_like(input: Tensor, dtype: Any) -> np.dtype[Any]:
+    """The NumPy dtype of `dtype`, or that of `input`."""
+    return input._array.dtype if dtype is None else dtypes.to_numpy(dtype)
 
 
 def full(
-    size: Sequence[int],
+    size: Any,
     fill_value: Any,
     *,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """`fill_value` everywhere; its type gives the dtype unless told otherwise."""
+    """`fill_value` everywhere; its type gives the dtype unless told otherwise.
+
+    Args:
+        size: the shape, as a sequence.
+        fill_value: a number, or a tensor of one element.
+    """
     devices.require(device)
-    to = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.to_numpy(dtype)
-    return Tensor(np.full(tuple(size), fill_value, to), requires_grad)
-
-
-def _like(input: Tensor, dtype: Any) -> np.dtype[Any]:
-    return input._array.dtype if dtype is None else dtypes.to_numpy(dtype)
-
-
-def zeros_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros in the shape and dtype of `input`."""
-    return Tensor(np.zeros(input._array.shape, _like(input, dtype)), requires_grad)
-
-
-def ones_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones in the shape and dtype of `input`."""
-    return Tensor(np.ones(input._array.shape, _like(input, dtype)), requires_grad)
-
-
-def empty_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Memory in the shape and dtype of `input`, contents arbitrary."""
-    return Tensor(np.empty(input._array.shape, _like(input, dtype)), requires_grad)
+    value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
+    to = dtypes.scalar_dtype(value) if dtype is None else dtypes.to_numpy(dtype)
+    return Tensor(np.full(shape_of("full", (tuple(size),)), value, to), requires_grad)
 
 
 def full_like(
-    input: Tensor, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False
+    input: Tensor,
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """`fill_value` in the shape and dtype of `input`."""
-    return Tensor(np.full(input._array.shape, fill_value, _like(input, dtype)), requires_grad)
+    devices.require(device)
+    value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
+    return Tensor(np.full(input._array.shape, value, dtype_like(input, dtype)), requires_grad)
 
 
-def arange(
-    start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, requires_grad: bool = False
-) -> Tensor:
-    """Numbers from `start` (0 if only one is given) up to but not including `end`."""
-    if end is None:
-        start, end = 0, start
-    if step == 0:
-        raise ArgumentError("arange: step must not be 0")
-    if dtype is None:
-        floating = any(isinstance(v, float | np.floating) for v in (start, end, step))
-        dtype = dtypes.get_default_dtype() if floating else dtypes.int64
-    return Tensor(np.arange(start, end, step).astype(dtypes.to_numpy(dtype)), requires_grad)
-
-
-def linspace(
-    start: float, end: float, steps: int, *, dtype: Any = None, requires_grad: bool = False
-) -> Tensor:
-    """`steps` numbers from `start` to `end`, both included, at equal distances."""
-    return Tensor(np.linspace(start, end, steps, dtype=_dtype(dtype)), requires_grad)
-
-
-def eye(n: int, m: int | None = None, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """An n by m matrix with ones on the diagonal."""
-    return Tensor(np.eye(n, m, dtype=_dtype(dtype)), requires_grad)
-
-
-def _stream(generator: random.Generator | None) -> np.random.Generator:
-    return (generator or random.default_generator()).numpy
-
-
-def rand(
-    *size: Any,
-    generator: random.Generator | None = None,
-    dtype: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Uniform numbers in [0, 1)."""
-    return Tensor(draw("uniform", sizes_of(size), _dtype(dtype), generator), requires_grad)
-
-
-def randn(
-    *size: Any,
-    generator: random.Generator | None = None,
-    dtype: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Normally distributed numbers of mean 0 and variance 1."""
-    return Tensor(draw("normal", sizes_of(size), _dtype(dtype), generator), requires_grad)
-
-
-def randint(
-    low: int,
-    high: Any = None,
-    size: Any = None,
+def empty_strided(
+    size: Any,
+    stride: Any,
     *,
-    generator: random.Generator | None = None,
     dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
-    """Uniform integers in [low, high); ``randint(high, size)`` starts at 0."""
-    if size is None:
-        low, high, size = 0, low, high
-    to = dtypes.int64.numpy if dtype is None else dtypes.to_numpy(dtype)
-    return Tensor(np.asarray(_stream(generator).integers(low, high, tuple(size))).astype(to))
-
-
-def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None) -> Tensor:
-    """The integers 0 to n-1 in random order."""
-    to = dtypes.int64.numpy if dtype is None else dtypes.to_numpy(dtype)
-    return Tensor(_stream(generator).permutation(n).astype(to))
-
-
-def get_rng_state() -> Tensor:
-    """The position of this thread's random stream, as a uint8 tensor."""
-    return Tensor(random.default_generator().get_state())
-
-
-def set_rng_state(new_state: Tensor) -> None:
-    """Return this thread's random stream to a position that `get_rng_state` gave.
+    """Memory with arbitrary contents, laid out with the given strides (in elements).
 
     Raises:
-        CheckpointError: `new_state` came from elsewhere.
+        RuntimeError: not one stride of 0 or more for each size.
     """
-    random.default_generator().set_state(new_state.numpy())
-
-
-def rand_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """`rand` in the shape and dtype of `input`."""
-    return rand(tuple(input.shape), dtype=_like(input, dtype), requires_grad=requires_grad)
-
-
-def randn_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """`randn` in the shape and dtype of `input`."""
-    return randn(tuple(input.shape), dtype=_like(input, dtype), requires_grad=requires_grad)
+    devices.require(device)
+    shape, steps = shape_of("empty_strided", (tuple(size),)), tuple(int(s) for s in stride)
+    if len(shape) != len(steps) or min(steps, default=0) < 0:
+        raise ShapeError(f"empty_strided: strides {steps} do not fit sizes {shape}")
+    last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    memory = np.empty(0 if 0 in shape else last + 1, dtype_or_default(dtype))
+    out = Tensor(memory).as_strided(shape, steps)
+    return out.requires_grad_(requires_grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def sizes_of(args: tuple[Any, ...]) -> tuple[int, ...]:
     """Sizes given as arguments or as one sequence."""
     if len(args) == 1 and isinstance(args[0], tuple | list):
         args = tuple(args[0])
-    return tuple(int(a) for a in args)
+    return tuple(operator.index(a) for a in args)
 
 
 def _solve(shape: tuple[int, ...], count: int, name: str, old: tuple[int, ...]) -> tuple[int, ...]:

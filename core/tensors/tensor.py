@@ -52,6 +52,7 @@ from .masking import MaskingMethods
 from .matrices import MatrixMethods
 from .moving import MovingMethods
 from .mutating import InPlaceMethods
+from .new import NewMethods
 from .pairs import PairMethods
 from .products import ProductMethods
 from .reductions import ReductionMethods
@@ -63,6 +64,7 @@ from .size import Size
 from .sorting import SortingMethods
 from .splitting import SplittingMethods
 from .unary import UnaryMethods
+from .values import legacy_array
 from .windows import WindowMethods
 
 _blank = object.__new__
@@ -95,20 +97,31 @@ class Tensor(
     ScatterMethods,
     MaskingMethods,
     FillingMethods,
+    NewMethods,
 ):
     """A multi-dimensional array that can be differentiated, with PyTorch's interface.
 
     Args:
-        array: a NumPy array, wrapped without a copy. Users make tensors with `allgrad.tensor`,
+        args: a NumPy array, wrapped without a copy (PyTorch copies it to float32). Or as in
+            PyTorch: sizes, for memory with arbitrary contents; or one sequence of numbers; both
+            give the default dtype. Users rather make tensors with `allgrad.tensor`,
             `allgrad.from_numpy`, `allgrad.zeros` and so on.
         requires_grad: whether `backward` shall compute a gradient for this tensor.
+
+    >>> Tensor([1, 2]), Tensor(2, 3).shape
+    (tensor([1., 2.]), allgrad.Size([2, 3]))
     """
 
     is_leaf_node = True
     __array_priority__ = 1000  # NumPy's binary operators give way to ours
 
-    def __init__(self, array: np.ndarray, requires_grad: bool = False) -> None:
-        self._array = array if type(array) is np.ndarray else np.asarray(array)
+    def __init__(self, *args: Any, requires_grad: bool = False) -> None:
+        if args and isinstance(args[0], np.ndarray | np.generic):
+            array = args[0]
+            self._array = array if type(array) is np.ndarray else np.asarray(array)
+            requires_grad = requires_grad or (len(args) > 1 and args[1])
+        else:
+            self._array = legacy_array(args)
         self._version = graph.Untracked((0,)) if mode.inference else [0]
         if requires_grad:
             self.requires_grad = True

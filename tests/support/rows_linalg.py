@@ -32,38 +32,73 @@ def _products():
         ("inner_scalar", "Mul", lambda lib, F, a: lib.inner(a, a.sum()), (a,)),
         ("outer", "Mul", lambda lib, F, v, w: lib.outer(v, w), (v, w)),
         ("ger", "Mul", lambda lib, F, v, w: v.ger(w), (v, w)),
-        ("addmm", "MatMul", lambda lib, F, w, a, b: lib.addmm(w, a, b, beta=0.5, alpha=2),
-         (w, a, b)),
+        (
+            "addmm",
+            "MatMul",
+            lambda lib, F, w, a, b: lib.addmm(w, a, b, beta=0.5, alpha=2),
+            (w, a, b),
+        ),
         ("addmm_plain", "MatMul", lambda lib, F, w, a, b: w.addmm(a, b), (w, a, b)),
         ("addmm_alone", "MatMul", lambda lib, F, w, a, b: lib.addmm(w, a, b, beta=0), (w, a, b)),
         ("addmv", "Dot", lambda lib, F, v, b: lib.addmv(v[:1], b.t(), v, alpha=3), (v, b)),
         ("addr", "Mul", lambda lib, F, b, v, w: lib.addr(b, v, w, beta=2), (b, v, w)),
-        ("addmm_in_place", "MatMul", lambda lib, F, b, v, w: (b * 1).addr_(v, w).addmm_(
-            lib.eye(4).to(b), b), (b, v, w)),
+        (
+            "addmm_in_place",
+            "MatMul",
+            lambda lib, F, b, v, w: (b * 1).addr_(v, w).addmm_(lib.eye(4).to(b), b),
+            (b, v, w),
+        ),
         ("tensordot", "MatMul", lambda lib, F, a, b: lib.tensordot(a, b, 1), (a, b)),
         ("tensordot_outer", "MatMul", lambda lib, F, a, b: lib.tensordot(a, b, 0), (a, b)),
         ("kron", "Mul", lambda lib, F, v, b: lib.kron(v, b), (v, b)),
-        ("matmul_shared", "MatMul", lambda lib, F, x, b: lib.matmul(x, b),
-         (normal(3, 2, 4), b)),
-        ("matmul_shared_left", "MatMul", lambda lib, F, x, b: b.t() @ x.mT,
-         (normal(3, 2, 4), b)),
+        ("matmul_shared", "MatMul", lambda lib, F, x, b: lib.matmul(x, b), (normal(3, 2, 4), b)),
+        ("matmul_shared_left", "MatMul", lambda lib, F, x, b: b.t() @ x.mT, (normal(3, 2, 4), b)),
     ):
         yield row(f"product_{name}", op, f, *inputs)
     x, y = normal(2, 3, 4), normal(2, 4, 5)
-    yield row("baddbmm", "MatMul", lambda lib, F, w, x, y: lib.baddbmm(w, x, y, beta=0.5, alpha=2),
-              w, x, y)
+    yield row(
+        "baddbmm",
+        "MatMul",
+        lambda lib, F, w, x, y: lib.baddbmm(w, x, y, beta=0.5, alpha=2),
+        w,
+        x,
+        y,
+    )
     yield row("addbmm", "MatMul", lambda lib, F, w, x, y: lib.addbmm(w, x, y), w, x, y)
-    yield row("tensordot_dims", "MatMul",
-              lambda lib, F, x, b: lib.tensordot(x, b, dims=([2], [0])), x, b)
-    yield row("tensordot_two", "MatMul",
-              lambda lib, F, x, y: lib.tensordot(x, y.mT, dims=([0, 2], [0, 2])), x, y)
+    yield row(
+        "tensordot_dims", "MatMul", lambda lib, F, x, b: lib.tensordot(x, b, dims=([2], [0])), x, b
+    )
+    yield row(
+        "tensordot_two",
+        "MatMul",
+        lambda lib, F, x, y: lib.tensordot(x, y.mT, dims=([0, 2], [0, 2])),
+        x,
+        y,
+    )
     yield row("cross", "Roll", lambda lib, F, x: lib.cross(x, x.flip(1) * 2, dim=1), x)
-    yield row("cross_broadcast", "Roll", lambda lib, F, x: lib.linalg.cross(x.mT, x[:1].mT.flip(2)),
-              x, batches=(1,))
-    yield row("multi_dot", "MatMul",
-              lambda lib, F, v, b, a: lib.linalg.multi_dot([v, b, b.t(), a.t()]), v, b, a)
-    yield row("chain_matmul", "MatMul", lambda lib, F, a, b: lib.chain_matmul(a, b, b.t(), b),
-              a, b, torch=False)
+    yield row(
+        "cross_broadcast",
+        "Roll",
+        lambda lib, F, x: lib.linalg.cross(x.mT, x[:1].mT.flip(2)),
+        x,
+        batches=(1,),
+    )
+    yield row(
+        "multi_dot",
+        "MatMul",
+        lambda lib, F, v, b, a: lib.linalg.multi_dot([v, b, b.t(), a.t()]),
+        v,
+        b,
+        a,
+    )
+    yield row(
+        "chain_matmul",
+        "MatMul",
+        lambda lib, F, a, b: lib.chain_matmul(a, b, b.t(), b),
+        a,
+        b,
+        torch=False,
+    )
 
 
 EQUATIONS = {
@@ -79,11 +114,20 @@ EQUATIONS = {
 
 def _sums():
     for equation, shapes in EQUATIONS.items():
-        yield row(f"einsum {equation}", "", lambda lib, F, *x, e=equation: lib.einsum(e, *x),
-                  *(normal(*s, batched=False) for s in shapes), **WHOLE)
-    yield row("einsum_lists", "MatMul",
-              lambda lib, F, a, b: lib.einsum(a, [0, 1], b, [1, 2], [2, 0]),
-              normal(3, 4), fixed(4, 5))
+        yield row(
+            f"einsum {equation}",
+            "",
+            lambda lib, F, *x, e=equation: lib.einsum(e, *x),
+            *(normal(*s, batched=False) for s in shapes),
+            **WHOLE,
+        )
+    yield row(
+        "einsum_lists",
+        "MatMul",
+        lambda lib, F, a, b: lib.einsum(a, [0, 1], b, [1, 2], [2, 0]),
+        normal(3, 4),
+        fixed(4, 5),
+    )
 
 
 def _positive(lib, x):
@@ -98,8 +142,11 @@ def _decompositions():
         ("slogdet", "SlogDet", lambda lib, F, x: lib.linalg.slogdet(x).logabsdet),
         ("logdet", "SlogDet", lambda lib, F, x: lib.logdet(_positive(lib, x))),
         ("cholesky", "Cholesky", lambda lib, F, x: lib.linalg.cholesky(_positive(lib, x))),
-        ("cholesky_upper", "Cholesky",
-         lambda lib, F, x: lib.linalg.cholesky(_positive(lib, x), upper=True)),
+        (
+            "cholesky_upper",
+            "Cholesky",
+            lambda lib, F, x: lib.linalg.cholesky(_positive(lib, x), upper=True),
+        ),
         ("eigvalsh", "EigH", lambda lib, F, x: lib.linalg.eigvalsh(x + x.mT)),
         ("eigh", "EigH", lambda lib, F, x: lib.linalg.eigh(x + x.mT).eigenvectors.square()),
         ("svdvals", "SVD", lambda lib, F, x: lib.linalg.svdvals(x)),
@@ -110,8 +157,14 @@ def _decompositions():
         ("cond", "SVD", lambda lib, F, x: lib.linalg.cond(x)),
     ):
         yield row(name, op, f, SQUARE, batches=(1,))
-    yield row("cond_1", "Inverse", lambda lib, F, x: lib.linalg.cond(x, 1), SQUARE,
-              batches=(1,), torch=False)  # there it loses its own saved inverse
+    yield row(
+        "cond_1",
+        "Inverse",
+        lambda lib, F, x: lib.linalg.cond(x, 1),
+        SQUARE,
+        batches=(1,),
+        torch=False,
+    )  # there it loses its own saved inverse
     for name, f in (
         ("qr", lambda lib, F, x: lib.linalg.qr(x)),
         ("qr_tall", lambda lib, F, x: lib.linalg.qr(x[..., :3])),
@@ -119,15 +172,25 @@ def _decompositions():
         ("qr_complete", lambda lib, F, x: lib.linalg.qr(x[..., :3, :], "complete")),
     ):
         # the signs are LAPACK's choice, the same in both libraries
-        yield row(name, "QR", lambda lib, F, x, f=f: tuple(p.square() for p in f(lib, F, x)),
-                  SQUARE, batches=(1,))
+        yield row(
+            name,
+            "QR",
+            lambda lib, F, x, f=f: tuple(p.square() for p in f(lib, F, x)),
+            SQUARE,
+            batches=(1,),
+        )
     for name, f in (
         ("svd", lambda lib, x: lib.linalg.svd(x)),
         ("svd_tall", lambda lib, x: lib.linalg.svd(x[..., :3], full_matrices=False)),
         ("svd_wide", lambda lib, x: lib.linalg.svd(x[..., :2, :], False)),
     ):
-        yield row(name, "SVD", lambda lib, F, x, f=f: tuple(p.square() for p in f(lib, x)),
-                  SQUARE, batches=(1,))
+        yield row(
+            name,
+            "SVD",
+            lambda lib, F, x, f=f: tuple(p.square() for p in f(lib, x)),
+            SQUARE,
+            batches=(1,),
+        )
 
 
 def _solvers():
@@ -136,20 +199,41 @@ def _solvers():
         ("solve", "Solve", lambda lib, F, x, b: lib.linalg.solve(x, b)),
         ("solve_vectors", "Solve", lambda lib, F, x, b: lib.linalg.solve(x, b[..., 0])),
         ("solve_right", "Solve", lambda lib, F, x, b: lib.linalg.solve(x, b.mT, left=False)),
-        ("solve_lower", "SolveTriangular",
-         lambda lib, F, x, b: lib.linalg.solve_triangular(_lower(lib, x), b, upper=False)),
-        ("solve_upper", "SolveTriangular",
-         lambda lib, F, x, b: lib.linalg.solve_triangular(_lower(lib, x).mT, b, upper=True)),
-        ("solve_unit", "SolveTriangular", lambda lib, F, x, b: lib.linalg.solve_triangular(
-            _lower(lib, x), b.mT, upper=False, left=False, unitriangular=True)),
-        ("lstsq", "PseudoInverse",
-         lambda lib, F, x, b: lib.linalg.lstsq(x[..., :3], b).solution),
+        (
+            "solve_lower",
+            "SolveTriangular",
+            lambda lib, F, x, b: lib.linalg.solve_triangular(_lower(lib, x), b, upper=False),
+        ),
+        (
+            "solve_upper",
+            "SolveTriangular",
+            lambda lib, F, x, b: lib.linalg.solve_triangular(_lower(lib, x).mT, b, upper=True),
+        ),
+        (
+            "solve_unit",
+            "SolveTriangular",
+            lambda lib, F, x, b: lib.linalg.solve_triangular(
+                _lower(lib, x), b.mT, upper=False, left=False, unitriangular=True
+            ),
+        ),
+        ("lstsq", "PseudoInverse", lambda lib, F, x, b: lib.linalg.lstsq(x[..., :3], b).solution),
     ):
         yield row(name, op, f, SQUARE, b, batches=(1,))
-    yield row("solve_one_vector", "Solve", lambda lib, F, x, b: lib.linalg.solve(x, b),
-              well(4, 4), normal(4, batched=False), **WHOLE)
-    yield row("tensorinv", "Inverse", lambda lib, F, x: lib.linalg.tensorinv(
-        x.reshape(2, 2, 4), ind=2), well(4, 4), **WHOLE)
+    yield row(
+        "solve_one_vector",
+        "Solve",
+        lambda lib, F, x, b: lib.linalg.solve(x, b),
+        well(4, 4),
+        normal(4, batched=False),
+        **WHOLE,
+    )
+    yield row(
+        "tensorinv",
+        "Inverse",
+        lambda lib, F, x: lib.linalg.tensorinv(x.reshape(2, 2, 4), ind=2),
+        well(4, 4),
+        **WHOLE,
+    )
 
 
 def _lower(lib, x):
@@ -159,18 +243,42 @@ def _lower(lib, x):
 def _norms():
     inf = float("inf")
     for ord in (1, 2, 3.5, inf, -inf, 0, -1):
-        yield row(f"vector_norm_{ord}", "", lambda lib, F, x, p=ord: lib.linalg.vector_norm(
-            x, p, (0, 2), True), positive(3, 4, 5), batches=(1,), differentiable=ord != 0)
+        yield row(
+            f"vector_norm_{ord}",
+            "",
+            lambda lib, F, x, p=ord: lib.linalg.vector_norm(x, p, (0, 2), True),
+            positive(3, 4, 5),
+            batches=(1,),
+            differentiable=ord != 0,
+        )
     for ord in ("fro", "nuc", 1, -1, 2, -2, inf, -inf):
-        yield row(f"matrix_norm_{ord}", "", lambda lib, F, x, p=ord: lib.linalg.matrix_norm(
-            x, p, (0, 2)), normal(3, 2, 4, batched=False), **WHOLE)
-    yield row("linalg_norm", "Norm", lambda lib, F, x: (
-        lib.linalg.norm(x), lib.linalg.norm(x, dim=-1), lib.linalg.norm(x, 1),
-        lib.linalg.norm(x, 3, dim=0), lib.linalg.norm(x, "fro", keepdim=True)), normal(3, 4))
+        yield row(
+            f"matrix_norm_{ord}",
+            "",
+            lambda lib, F, x, p=ord: lib.linalg.matrix_norm(x, p, (0, 2)),
+            normal(3, 2, 4, batched=False),
+            **WHOLE,
+        )
+    yield row(
+        "linalg_norm",
+        "Norm",
+        lambda lib, F, x: (
+            lib.linalg.norm(x),
+            lib.linalg.norm(x, dim=-1),
+            lib.linalg.norm(x, 1),
+            lib.linalg.norm(x, 3, dim=0),
+            lib.linalg.norm(x, "fro", keepdim=True),
+        ),
+        normal(3, 4),
+    )
     yield row("vecdot", "Mul", lambda lib, F, x: lib.linalg.vecdot(x, x * 2, dim=0), normal(3, 4))
     yield row("vander", "Pow", lambda lib, F, x: lib.linalg.vander(x, N=4), positive(3, 4))
-    yield row("linalg_diagonal", "Diagonal", lambda lib, F, x: lib.linalg.diagonal(x, offset=1),
-              normal(2, 3, 4))
+    yield row(
+        "linalg_diagonal",
+        "Diagonal",
+        lambda lib, F, x: lib.linalg.diagonal(x, offset=1),
+        normal(2, 3, 4),
+    )
 
 
 ROWS = [*_products(), *_sums(), *_decompositions(), *_solvers(), *_norms()]
