@@ -105,7 +105,9 @@ class Fmin(Fmax):
 class XLogY(Op):
     """a * log(b), 0 where a is 0."""
 
-    def forward(self, a: Array, b: Array) -> Array:
+    def forward(self, a: Any, b: Any) -> Array:
+        to = a.dtype if isinstance(a, np.ndarray) else b.dtype
+        a, b = np.asarray(a, to), np.asarray(b, to)  # one may be a number
         self.saved = (a, b)
         zero = np.equal(a, 0) & ~np.isnan(b)
         return np.where(zero, 0, a * np.log(np.where(zero, 1, b)))

@@ -23,6 +23,11 @@ def expanded(grad: Array, shape: tuple[int, ...], axes: Axes, keepdim: bool) -> 
     return np.broadcast_to(grad, shape)
 
 
+def own_integer(x: Array) -> Any:
+    """The dtype in which integers are summed, their own; NumPy would take int64."""
+    return x.dtype if x.dtype.kind in "iu" else None
+
+
 class Sum(Op):
     """Sum over axes (None: all)."""
 
@@ -31,7 +36,7 @@ class Sum(Op):
 
     def forward(self, x: Array) -> Array:
         self.input_shape = x.shape
-        return x.sum(axis=self.axes, keepdims=self.keepdim)
+        return x.sum(axis=self.axes, keepdims=self.keepdim, dtype=own_integer(x))
 
     def backward(self, grad: Array) -> Grads:
         return (expanded(grad, self.input_shape, self.axes, self.keepdim),)
@@ -59,7 +64,7 @@ class Prod(Op):
     def forward(self, x: Array) -> Array:
         if self.needs[0]:
             self.saved = (x,)
-        return x.prod(axis=self.axis, keepdims=self.keepdim)
+        return x.prod(axis=self.axis, keepdims=self.keepdim, dtype=own_integer(x))
 
     def backward(self, grad: Array) -> Grads:
         (x,) = self.saved
@@ -213,7 +218,7 @@ class CumSum(Op):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        return np.cumsum(x, axis=self.axis)
+        return np.cumsum(x, axis=self.axis, dtype=own_integer(x))
 
     def backward(self, grad: Array) -> Grads:
         return (np.flip(np.cumsum(np.flip(grad, self.axis), axis=self.axis), self.axis),)

@@ -7,6 +7,7 @@ import numpy as np
 from ..backend import Array
 from .base import Op
 from .elementwise import Grads, conj
+from .reduce import own_integer
 
 
 def _backwards(function: np.ufunc, x: Array, axis: int) -> Array:
@@ -21,7 +22,7 @@ class CumProd(Op):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        y = np.cumprod(x, axis=self.axis)
+        y = np.cumprod(x, axis=self.axis, dtype=own_integer(x))
         if self.needs[0]:
             self.saved = (x, y)
         return y

@@ -66,7 +66,7 @@ def unique_consecutive(
         raise ShapeError("unique_consecutive: expected at least one dimension, came shape ()")
     changed = np.ones(len(lines), bool)
     differs = lines[1:] != lines[:-1]
-    changed[1:] = differs.reshape(len(differs), -1).any(axis=1)
+    changed[1:] = differs.any(axis=tuple(range(1, differs.ndim)))
     found = lines[changed]
     if dim is not None:
         found = np.moveaxis(found, 0, axis_of(dim, input.ndim, "unique_consecutive"))

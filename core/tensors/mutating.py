@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..errors import DtypeError
 from . import arithmetic, logic, pairs, unary
 from .inplace import assign, check_in_place
 from .promote import not_a_tensor, operator_of
@@ -102,9 +103,7 @@ cos_, cosh_, deg2rad_, digamma_ = _each(unary.cos, unary.cosh, unary.deg2rad, un
 erf_, erfc_, erfinv_, exp_ = _each(unary.erf, unary.erfc, unary.erfinv, unary.exp)
 exp2_, expm1_, floor_, frac_ = _each(unary.exp2, unary.expm1, unary.floor, unary.frac)
 lgamma_, log_, log1p_, log2_ = _each(unary.lgamma, unary.log, unary.log1p, unary.log2)
-log10_, logit_, mvlgamma_, nan_to_num_ = _each(
-    unary.log10, unary.logit, unary.mvlgamma, unary.nan_to_num
-)
+log10_, logit_, nan_to_num_ = _each(unary.log10, unary.logit, unary.nan_to_num)
 neg_, rad2deg_, reciprocal_, round_ = _each(unary.neg, unary.rad2deg, unary.reciprocal, unary.round)
 rsqrt_, sgn_, sigmoid_, sign_ = _each(unary.rsqrt, unary.sgn, unary.sigmoid, unary.sign)
 sin_, sinc_, sinh_, sqrt_ = _each(unary.sin, unary.sinc, unary.sinh, unary.sqrt)
@@ -112,9 +111,7 @@ square_, tan_, tanh_, trunc_ = _each(unary.square, unary.tan, unary.tanh, unary.
 addcdiv_, addcmul_, atan2_, copysign_ = _each(
     pairs.addcdiv, pairs.addcmul, pairs.atan2, pairs.copysign
 )
-float_power_, gcd_, heaviside_, hypot_ = _each(
-    pairs.float_power, pairs.gcd, pairs.heaviside, pairs.hypot
-)
+gcd_, heaviside_, hypot_ = _each(pairs.gcd, pairs.heaviside, pairs.hypot)
 lcm_, ldexp_, lerp_, nextafter_ = _each(pairs.lcm, pairs.ldexp, pairs.lerp, pairs.nextafter)
 xlogy_ = in_place(pairs.xlogy)
 bitwise_and_, bitwise_left_shift_, bitwise_not_, bitwise_or_ = _each(
@@ -132,6 +129,24 @@ arcsinh_, arctan_, arctanh_, arctan2_ = asinh_, atan_, atanh_, atan2_
 clip_, divide_, fix_, greater_ = clamp_, div_, trunc_, gt_
 greater_equal_, less_, less_equal_, multiply_ = ge_, lt_, le_, mul_
 negative_, not_equal_, subtract_ = neg_, ne_, sub_
+
+
+def mvlgamma_(input: Any, p: int) -> Any:
+    """`mvlgamma` in place; returns input."""
+    check_in_place(input, "mvlgamma_")
+    return assign(input, unary.mvlgamma(input.clone(), p), "mvlgamma_")
+
+
+def float_power_(input: Any, exponent: Any) -> Any:
+    """`float_power` in place, of a float64 or complex128 tensor; returns input."""
+    check_in_place(input, "float_power_")
+    y = pairs.float_power(input, exponent)
+    if y._array.dtype != input._array.dtype:
+        raise DtypeError(
+            f"float_power_: the result is {y.dtype} and cannot be stored in a tensor of "
+            f"{input.dtype}"
+        )
+    return assign(input, y, "float_power_")
 
 
 class InPlaceMethods:

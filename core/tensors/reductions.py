@@ -12,6 +12,7 @@ import numpy as np
 from .. import dtypes
 from ..errors import BoundsError, DtypeError, OptionError, ShapeError
 from ..ops import reduce
+from ..ops.elementwise import Flat
 from ..ops.softmax import LogSoftmax, Softmax
 from .arithmetic import div, sub, where
 from .autocasting import widens
@@ -346,8 +347,13 @@ def norm(
     if p == -float("inf"):
         return amin(input.abs(), dim, keepdim)
     if p == 0:
-        return sum(cast(input.ne(0), input.abs()._array.dtype), dim, keepdim)
+        return sum(apply(Flat(_is_something), input), dim, keepdim)
     return apply(reduce.Norm(p, axes_of(dim, input.ndim, "norm"), keepdim), input)
+
+
+def _is_something(x: np.ndarray) -> np.ndarray:
+    """1.0 where x is not 0, else 0.0."""
+    return (x != 0).astype(x.real.dtype)
 
 
 def dist(input: Any, other: Any, p: Any = 2) -> Any:
