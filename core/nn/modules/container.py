@@ -149,7 +149,8 @@ class ModuleList(Module):
             form = text if count == 1 else f"{count} x {text}"
             lines.append(f"  {place}: {form}".replace("\n", "\n  "))
             start += count
-        return "ModuleList(\n" + "\n".join(lines) + "\n)" if lines else "ModuleList()"
+        name = self._get_name()
+        return f"{name}(\n" + "\n".join(lines) + "\n)" if lines else f"{name}()"
 
 
 class ModuleDict(Module):

@@ -449,16 +449,19 @@ class Module(StateMethods):
         """Settings shown in the printed form."""
         return ""
 
+    def _get_name(self) -> str:
+        return type(self).__name__
+
     def __repr__(self) -> str:
-        lines = []
+        extra = self.extra_repr()
+        lines = extra.split("\n") if extra else []
+        below = []
         for name, module in self._modules.items():
             text = repr(module).replace("\n", "\n  ")
-            lines.append(f"  ({name}): {text}")
-        extra = self.extra_repr()
-        if not lines:
-            return f"{type(self).__name__}({extra})"
-        head = f"{type(self).__name__}({extra}\n" if extra else f"{type(self).__name__}(\n"
-        return head + "\n".join(lines) + "\n)"
+            below.append(f"({name}): {text}")
+        if len(lines) + len(below) == 0 or (len(lines) == 1 and not below):
+            return f"{self._get_name()}({extra})"
+        return f"{self._get_name()}(\n  " + "\n  ".join(lines + below) + "\n)"
 
 
 def _is_real_valued(t: Tensor) -> bool:
