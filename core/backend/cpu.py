@@ -6,6 +6,7 @@ One family of kernels per file; what they share, falling back included, is in `c
 from __future__ import annotations
 
 from . import half
+from .cpu_activation import CpuActivation
 from .cpu_attention import CpuAttention
 from .cpu_conv import CpuConv
 from .cpu_elementwise import CpuElementwise
@@ -22,6 +23,7 @@ from .cpu_rnn import CpuRecurrent
 class CpuBackend(
     CpuRecurrent,
     CpuAttention,
+    CpuActivation,
     CpuConv,
     CpuLinear,
     CpuElementwise,

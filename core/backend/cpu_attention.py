@@ -16,7 +16,6 @@ from .onednn_plan import (
     ARG_DIFF_SRC,
     ARG_DST,
     ARG_POST_OP,
-    ARG_POST_OP_2,
     ARG_SRC,
     ARG_SRC_1,
     ARG_WEIGHTS,
@@ -89,22 +88,22 @@ class CpuAttention(CpuBase):
 def _forward(
     plan: Plan, q: Array, k: Array, v: Array, out: Array, bias: Array | None, keep: Array | None
 ) -> Plan:
-    (query, q_memory), (key, k_memory), (_, v_memory) = (
+    (query, q_memory), (key, k_memory), (value, v_memory) = (
         _operand(plan, a) for a in (q, np.swapaxes(k, -1, -2), v)
     )
     scores = plan.dense((*q.shape[:-1], k.shape[-2]))
     number = plan.dense((1, 1, 1, 1))
-    post_ops: list[tuple[object, ...]] = [("binary", BINARY_MUL, number)]
     (factor,) = plan.numbers(1)
-    extra = {ARG_POST_OP: factor}
-    if bias is not None:
-        descriptor, memory = _operand(plan, bias)
-        post_ops.append(("binary", BINARY_ADD, descriptor))
-        extra[ARG_POST_OP_2] = memory
+    mask = None if bias is None else _operand(plan, bias)
     factors = None if keep is None else plan.external(plan.dense(keep.shape))
     p = plan.external(scores)
-    product = plan.describe("matmul", query, key, None, scores, plan.attributes(*post_ops))
-    plan.call(product, {ARG_SRC: q_memory, ARG_WEIGHTS: k_memory, ARG_DST: p, **extra})
+    scaled = plan.attributes(("binary", BINARY_MUL, number))
+    product = plan.describe("matmul", query, key, None, scores, scaled)
+    arguments = {ARG_SRC: q_memory, ARG_WEIGHTS: k_memory, ARG_DST: p}
+    plan.call(product, {**arguments, ARG_POST_OP: factor})
+    if mask is not None:  # as a post-op of the product it would be slow when it broadcasts
+        add = plan.describe("binary", BINARY_ADD, scores, mask[0], scores, plan.attributes())
+        plan.call(add, {ARG_SRC: p, ARG_SRC_1: mask[1], ARG_DST: p})
     softmax = _softmax(plan, scores)
     plan.call(softmax, {ARG_SRC: p, ARG_DST: p})
     used = p

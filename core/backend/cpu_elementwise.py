@@ -47,7 +47,7 @@ class CpuElementwise(CpuBase):
         dtype = self.element_type(x)
         if x.size < _TINY:
             return super().relu_forward(x)
-        x, y = _dense(x)
+        x, y = dense(x)
         key = ("relu", x.itemsize, x.size)
         plan = self.plans.get(key) or self.plans.add(key, self._plan_relu(x.size, dtype))
         plan.run(x, y)
@@ -64,7 +64,7 @@ class CpuElementwise(CpuBase):
         dtype = self.element_type(grad_y, y)
         if y.size < _TINY:
             return super().relu_backward(grad_y, y)
-        y, grad_x = _dense(y)
+        y, grad_x = dense(y)
         key = ("relu_backward", y.itemsize, y.size)
         plan = self.plans.get(key) or self.plans.add(key, self._plan_relu_backward(y.size, dtype))
         plan.run(y, _ZERO, self._like(grad_y, y), grad_x)  # the bits of 0 are the same in any type
@@ -89,7 +89,7 @@ class CpuElementwise(CpuBase):
             raise Unsupported(f"shapes {a.shape} and {b.shape} differ")
         if a.size < _TINY:
             return super().add_relu_forward(a, b)
-        a, y = _dense(a)
+        a, y = dense(a)
         key = ("add_relu", a.itemsize, a.size)
         plan = self.plans.get(key) or self.plans.add(key, self._plan_add_relu(a.size, dtype))
         plan.run(a, self._like(b, a), y)
@@ -150,7 +150,7 @@ class CpuElementwise(CpuBase):
         return self._ones(rows.shape[0]) @ rows
 
 
-def _dense(x: Array) -> tuple[Array, Array]:
+def dense(x: Array) -> tuple[Array, Array]:
     """x (copied if it has gaps or overlaps) and an empty array with the same strides."""
     y = np.empty_like(x)
     if y.strides != x.strides and not same_memory_order(x.shape, x.strides, y.strides):

@@ -9,13 +9,9 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..backend.error_function import erf
 from .base import Op
 from .elementwise import FromInput, FromOutput, Grads
-from .error_function import erf
-
-_SQRT_HALF = math.sqrt(0.5)
-_INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
-_SQRT_2_PI = math.sqrt(2 / math.pi)
 
 
 class ReLU(Op):
@@ -140,23 +136,20 @@ class ELU(FromInput):
         return self.scale * np.where(x > 0, x.dtype.type(1), low)
 
 
-class GELU(FromInput):
+class GELU(Op):
     """x * Phi(x), exactly by erf or by its tanh approximation (Hendrycks & Gimpel 2016)."""
 
     def __init__(self, approximate: str) -> None:
         self.approximate = approximate
 
-    def value(self, x: Array) -> Array:
-        if self.approximate == "tanh":
-            return 0.5 * x * (1 + np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3)))
-        return 0.5 * x * (1 + erf(x * _SQRT_HALF))
+    def forward(self, x: Array) -> Array:
+        if self.needs[0]:
+            self.saved = (x,)
+        return backend.of(x).gelu_forward(x, self.approximate)
 
-    def derivative(self, x: Array) -> Array:
-        if self.approximate == "tanh":
-            t = np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3))
-            inner = _SQRT_2_PI * (1 + 3 * 0.044715 * x * x)
-            return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner
-        return 0.5 * (1 + erf(x * _SQRT_HALF)) + x * _INV_SQRT_2PI * np.exp(-0.5 * x * x)
+    def backward(self, grad: Array) -> Grads:
+        (x,) = self.saved
+        return (backend.of(grad).gelu_backward(grad, x, self.approximate),)
 
 
 class SiLU(FromInput):

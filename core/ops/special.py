@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..backend.error_function import erfc, erfinv
 from .elementwise import FromInput, FromOutput
-from .error_function import erfc, erfinv
 
 # Bernoulli numbers B2, B4, ...: Abramowitz & Stegun 1964, table 23.2.
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510,

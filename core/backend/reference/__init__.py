@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import half
+from .activation import ActivationKernels
 from .attention import AttentionKernels
 from .conv import ConvKernels
 from .linear import ElementwiseKernels, LinearKernels
@@ -27,6 +28,7 @@ class ReferenceBackend(
     NormKernels,
     RecurrentKernels,
     AttentionKernels,
+    ActivationKernels,
     OptimKernels,
 ):
     """The backend protocol on an array module.
