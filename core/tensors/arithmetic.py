@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import ArgumentError, DtypeError, OptionError
+from ..errors import ArgumentError, DtypeError
 from ..ops import activation, elementwise
 from . import graph, promote
 from .graph import TensorBase, absorb_relu, apply, can_absorb, defer
@@ -52,7 +52,18 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
         and _same_activation(input, other)
     ):
         return defer(activation.AddActivations(), input, other)
+    if alpha != 1:
+        _check_alpha("add", alpha, input, other)
     return binary(elementwise.Add(alpha), "add", input, other)
+
+
+def _check_alpha(name: str, alpha: Any, *values: Any) -> None:
+    """Raise if the factor is of a higher kind than the numbers that it multiplies."""
+    if dtypes.category(dtypes.scalar_dtype(alpha)) > dtypes.category(promote.result_dtype(*values)):
+        raise DtypeError(
+            f"{name}: alpha={alpha} does not fit the result's type, "
+            f"{dtypes.from_numpy(promote.result_dtype(*values))}; cast a tensor first"
+        )
 
 
 def _same_activation(a: TensorBase, b: TensorBase) -> bool:
@@ -69,6 +80,8 @@ def _same_activation(a: TensorBase, b: TensorBase) -> bool:
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """input - alpha * other, broadcast."""
     _refuse_bool("sub", input, other)
+    if alpha != 1:
+        _check_alpha("sub", alpha, input, other)
     return binary(elementwise.Sub(alpha), "sub", input, other)
 
 
@@ -112,7 +125,9 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode == "trunc":
         return _divide_towards_zero(input, other)
     if rounding_mode is not None:
-        raise OptionError.unknown("rounding_mode of div", rounding_mode, (None, "trunc", "floor"))
+        raise ArgumentError(
+            f"div: unknown rounding_mode {rounding_mode!r}; known: None, 'trunc', 'floor'"
+        )
     return binary(elementwise.Div(), "div", input, other, floating=True)
 
 

@@ -57,7 +57,8 @@ def tensors(lib):
 
 VALUES = [
     # elementwise on integers, bools and numbers
-    "t.u.clamp(1, 200)", "t.i.fix()", "t.i.sin()", "t.b.cosh()", "t.i.erfc()", "t.u.exp2()", "t.j.lgamma()", "t.i.sgn()",
+    "t.u.clamp(1, 200)", "t.i.fix()",
+    "t.i.sin()", "t.b.cosh()", "t.i.erfc()", "t.u.exp2()", "t.j.lgamma()", "t.i.sgn()",
     "t.j.deg2rad()", "lib.rad2deg(t.x)", "t.i.nan_to_num()",
     "t.s.nan_to_num()", "t.h.nan_to_num(posinf=1.0)", "t.s.nan_to_num(nan=3.0, neginf=-1)",
     "t.i.square()", "t.i.absolute()", "t.x.positive()", "lib.round(t.x, decimals=1)",
@@ -77,7 +78,7 @@ VALUES = [
     "lib.multiply(t.i, t.j)", "2 ** t.j.abs()", "t.j ** 2", "lib.pow(t.x, 3)", "0 ** t.x.abs()",
     "t.u + 300", "t.u * -1", "t.u - 2", "t.u + t.u",
     # limits
-    "t.x.clamp(0, 2)", "t.i.clamp(-1)", "t.i.clamp(max=1.5)", "t.x.clamp(3, 1)", 
+    "t.x.clamp(0, 2)", "t.i.clamp(-1)", "t.i.clamp(max=1.5)", "t.x.clamp(3, 1)",
     "t.s.clamp(-1, 1)", "t.x.clip(t.x - 1, t.x[0])", "t.n.clamp(lib.tensor(2.0))",
     "t.x.clamp(lib.tensor(NAN))", "t.i.clamp_min(0)", "lib.clamp_max(t.i, 1)", "t.b.clamp(0, 1)",
     # logic
