@@ -229,6 +229,8 @@ def defer(op: Any, *inputs: Any) -> Any:
             versions.append(None)
     record = record and mode.enabled
     out = source._new_pending()
+    if mode.inference:
+        untracked(out)
     if record:
         link(op, inputs)
         out._node, out._requires_grad = op, True
