@@ -5,6 +5,7 @@
     mpiexec -n 2 python examples/digits/train.py               # the same under any MPI launcher
     allgrad run -n 2 examples/digits/train.py --resume         # go on after an interruption
     python examples/digits/train.py --synthetic --epochs 2     # made-up images of the same shape
+    python examples/digits/train.py --amp bf16                 # products in bfloat16
 
 The data are the 1,797 scans (8 x 8 grey values) of the UCI set "Optical Recognition of Handwritten
 Digits". A fifth is held out and never trained on; the accuracy is measured on it, every image
@@ -46,6 +47,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--synthetic", action="store_true", help="made-up images instead of the scans")
     add("--checkpoint-dir", type=Path, default=Path("runs/digits"), help="(runs/digits)")
     add("--resume", action="store_true", help="continue from the newest checkpoint there")
+    add("--amp", choices=["bf16"], help="forward pass in bfloat16 where that is safe")
     add("--check-finite", action="store_true", help="stop at the first loss that is NaN or inf")
     add("--no-progress", action="store_true", help="no progress bar")
     add("--no-plot", action="store_true", help="no picture of the curves")
@@ -98,7 +100,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         sums = {"loss": 0.0, "images": 0}
         for images, labels in progress(train_loader, f"epoch {epoch:2d}", rank, options):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
+            with ag.autocast("cpu", enabled=options.amp is not None):
+                loss = F.cross_entropy(model(images), labels)
             if options.check_finite:
                 ddp.check_finite(loss, scheduler.last_epoch)
             loss.backward()
@@ -125,6 +128,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     report = model.communication_report()
     summary = {
         "accuracy": history[-1]["accuracy"],
+        "loss": history[-1]["loss"],
         "seconds": time.perf_counter() - begin,
         "images_per_s": sum(r["images_per_s"] for r in history) / len(history),
         "hidden_share": report["hidden_share"],

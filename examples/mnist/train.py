@@ -5,6 +5,7 @@
     allgrad run -n 2 examples/mnist/train.py --data data               # two ranks of this host
     mpiexec -n 2 python examples/mnist/train.py --data data            # under any MPI launcher
     allgrad run -n 2 examples/mnist/train.py --data data --resume      # go on, even in mid-epoch
+    python examples/mnist/train.py --data data --amp bf16              # products in bfloat16
 
 Without --download the files are expected in <data>/MNIST/raw, as torchvision lays them out.
 --synthetic makes up images of the same shape: its figures say nothing about handwriting.
@@ -43,6 +44,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--download", action="store_true", help="fetch what is missing there")
     add("--synthetic", action="store_true", help="made-up images instead of MNIST")
     add("--synthetic-size", type=int, default=60_000, help="how many of them (60000)")
+    add("--amp", choices=["bf16"], help="forward pass in bfloat16 where that is safe")
     add("--checkpoint-dir", type=Path, default=Path("runs/mnist"), help="(runs/mnist)")
     add("--resume", action="store_true", help="continue from the newest checkpoint there")
     add("--save-every", type=int, default=200, help="steps between two checkpoints (200)")
@@ -82,13 +84,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             say(rank, f"resumed at step {step}, epoch {first_epoch}, from {saved.path}")
 
     kind = "synthetic images" if options.synthetic else "test images"
-    accuracy = 0.0
+    accuracy = loss_on_test = 0.0
     for epoch in range(first_epoch, options.epochs + 1):
         model.train()
         begin, images_seen = time.perf_counter(), 0
         for images, labels in train_loader:
             optimizer.zero_grad()
-            loss = F.nll_loss(model(images), labels)
+            with ag.autocast("cpu", enabled=options.amp is not None):
+                loss = F.nll_loss(model(images), labels)
             loss.backward()
             optimizer.step()
             step += 1
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
         save(manager, epoch + 1, step, train_loader, parts)
     ddp.destroy_process_group()
-    return {"accuracy": accuracy, "steps": step}
+    return {"accuracy": accuracy, "loss": loss_on_test, "steps": step}
 
 
 def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
