@@ -64,6 +64,7 @@ from .tensors.creation import *  # noqa: F403 - the module lists its names in __
 from .tensors.distinct import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.draws import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.einsum import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.formatting import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.legacy import *  # noqa: F403 - the module lists its names in __all__

@@ -251,7 +251,7 @@ def clamp(input: Any, min: Any = None, max: Any = None) -> Any:
 
     >>> import allgrad as ag
     >>> ag.clamp(ag.tensor([-2.0, 0.5, 9.0]), 0, 1)
-    tensor([0. , 0.5, 1. ])
+    tensor([0.0000, 0.5000, 1.0000])
     """
     if min is None and max is None:
         raise ArgumentError("clamp: at least one of min and max must be given")

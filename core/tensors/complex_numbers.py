@@ -56,7 +56,7 @@ def complex(real: Any, imag: Any) -> Any:
 
     >>> import allgrad as ag
     >>> ag.complex(ag.tensor([1.0, 2.0]), ag.tensor([0.0, -1.0]))
-    tensor([1.+0.j, 2.-1.j], dtype=allgrad.complex64)
+    tensor([1.+0.j, 2.-1.j])
     """
     _two_parts("complex", real, imag)
     try:

@@ -196,7 +196,7 @@ def lerp(input: Any, end: Any, weight: Any) -> Any:
 
     >>> import allgrad as ag
     >>> ag.lerp(ag.tensor([0.0, 10.0]), ag.tensor([10.0, 20.0]), 0.25)
-    tensor([ 2.5, 12.5])
+    tensor([ 2.5000, 12.5000])
     """
     _need_tensors("lerp", input, end)
     _need("lerp", dtypes.DIFFERENTIABLE, "floating point tensors", input)

@@ -139,10 +139,16 @@ erfinv = _unary(special.Erfinv, "erfinv", real=True)
 lgamma = _unary(special.Lgamma, "lgamma", real=True)
 digamma = _unary(special.Polygamma, "digamma", real=True)
 angle = _unary(complex_numbers.Angle, "angle")
-square = _unary(elementwise.Square, "square", floating=False)
 abs = _unary(elementwise.Abs, "abs", floating=False)
 arccos, arccosh, arcsin, arcsinh = acos, acosh, asin, asinh
 arctan, arctanh, absolute = atan, atanh, abs
+
+
+def square(input: Any) -> Any:
+    """input * input; bools count as integers."""
+    if _kind(input, "square") == "b":
+        input = cast(input, dtypes.int64.numpy)
+    return apply(elementwise.Square(), input)
 
 
 def neg(input: Any) -> Any:
@@ -199,7 +205,7 @@ def round(input: Any, *, decimals: int = 0) -> Any:
 
     >>> import allgrad as ag
     >>> ag.round(ag.tensor([0.5, 1.5, 2.347]), decimals=1)
-    tensor([0.5, 1.5, 2.3])
+    tensor([0.5000, 1.5000, 2.3000])
     """
     if not decimals or _kind(input, "round") not in dtypes.FLOATING:
         return _round(input)
@@ -232,7 +238,7 @@ def frac(input: Any) -> Any:
 
     >>> import allgrad as ag
     >>> ag.frac(ag.tensor([1.5, -2.25]))
-    tensor([ 0.5 , -0.25])
+    tensor([ 0.5000, -0.2500])
     """
     if _kind(input, "frac") not in dtypes.FLOATING:
         raise DtypeError(f"frac: expected a floating point tensor, came {input.dtype}")
@@ -266,7 +272,7 @@ def logit(input: Any, eps: float | None = None) -> Any:
 
     >>> import allgrad as ag
     >>> ag.logit(ag.tensor([0.5, 1.0]), eps=1e-6)
-    tensor([ 0.    , 13.8023])
+    tensor([ 0.0000, 13.8023])
     """
     return _unary(lambda: special.Logit(eps), "logit", real=True)(input)
 
