@@ -10,13 +10,16 @@ import numpy as np
 from ..errors import ShapeError
 from .cpu_base import F32, CpuBase, fast, require_elements
 from .layout import element_strides, is_plain
-from .onednn_plan import ARG_BIAS, ARG_DST, ARG_SRC, ARG_WEIGHTS, Plan
+from .onednn_plan import ARG_BIAS, ARG_DST, ARG_SRC, ARG_WEIGHTS, QUERY_WEIGHTS, Plan
 from .protocol import Array, Dims
 
 # Below this many multiplications, or with an inner or outer dimension this thin, BLAS is faster
 # (measured on Zen 4: 64x10 @ 10x50 takes 1.8 µs against 3.0 µs).
 _SMALL_PRODUCT = 200_000
 _THIN = 16
+# From this many rows of the first factor on, the second is packed first: 1024x768 @ 768x192 then
+# runs at 123 GFLOP/s instead of 102 (Cascade Lake).
+_MANY_ROWS = 256
 
 
 def _blas_is_faster(m: int, n: int, k: int) -> bool:
@@ -84,7 +87,11 @@ class CpuLinear(CpuBase):
             bias_descriptor = plan.dense((1, bias.shape[0]))
             arguments[ARG_BIAS] = plan.external(bias_descriptor)
         target = plan.dense(y_shape)
-        kind = plan.describe("matmul", source, weights, bias_descriptor, target, plan.attributes())
+        packed = ndim == 2 and a.shape[0] >= _MANY_ROWS
+        wanted = plan.any(b.shape) if packed else weights
+        kind = plan.describe("matmul", source, wanted, bias_descriptor, target, plan.attributes())
+        if packed:
+            arguments[ARG_WEIGHTS] = _packed(plan, kind, weights, weights_memory)
         finish = None
         if out is None:
             y = plan.external(target)
@@ -97,6 +104,16 @@ class CpuLinear(CpuBase):
             finish()
         plan.meta = y_shape
         return plan
+
+
+def _packed(plan: Plan, kind: int, given: int, memory: int) -> int:
+    """The second factor in the layout that the product chose."""
+    wanted = plan.query(kind, QUERY_WEIGHTS)
+    if plan.library.memory_desc_equal(given, wanted):
+        return memory
+    target = plan.internal(wanted)
+    plan.reorder(given, memory, wanted, target)
+    return target
 
 
 def _operand(plan: Plan, array: Array, ndim: int) -> tuple[int, int]:
