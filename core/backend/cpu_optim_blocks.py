@@ -19,6 +19,7 @@ from .reference.optim import step_one
 _GATHERED = 8192  # elements from which on a parameter is worth a call of its own
 _BLOCK = 32768  # elements of a block: with state and temporaries it fits into a core's L2 cache
 _SWEEPING = ("sgd_step", "adam_step")  # these cut large arrays into blocks themselves
+_WHOLE = ("lars_step", "lamb_step", "adafactor_step", "muon_step")  # want their norm, rows, ...
 _LAYOUTS = 64  # remembered ways of gathering; a training uses one per group
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -54,6 +55,9 @@ class CpuOptimBlocks(CpuBase):
         **settings: Any,
     ) -> None:
         """See the protocol."""
+        if kernel in _WHOLE:
+            super().step_all(kernel, params, grads, states, **settings)
+            return
         step = getattr(self, kernel)
         small: dict[np.dtype[Any], list[int]] = {}
         for i, param in enumerate(params):

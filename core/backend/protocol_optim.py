@@ -29,7 +29,7 @@ class OptimBackend(Protocol):
         """Call `kernel` for all parameters, cut and gathered into arrays of a size that is fast.
 
         Args:
-            kernel: name of a kernel that goes element by element: one of those below.
+            kernel: name of one of the kernels below.
             params, grads: arrays of any shapes and strides; narrow floats are stepped in float32.
             states: for every state argument of the kernel its arrays, or None.
             settings: the kernel's keyword arguments.
@@ -208,4 +208,80 @@ class OptimBackend(Protocol):
         maximize: bool,
     ) -> None:
         """One Rprop step: `step_size` grows or shrinks by the sign of grad * prev."""
+        ...
+
+    def lars_step(
+        self,
+        param: Array,
+        grad: Array,
+        momentum_buffer: Array,
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        trust_coefficient: float,
+        eps: float,
+        nesterov: bool,
+        maximize: bool,
+        adapt: bool,
+    ) -> None:
+        """One LARS step; without `adapt` neither trust ratio nor weight decay."""
+        ...
+
+    def lamb_step(
+        self,
+        param: Array,
+        grad: Array,
+        exp_avg: Array,
+        exp_avg_sq: Array,
+        *,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        bounds: tuple[float, float] | None,
+        maximize: bool,
+        adapt: bool,
+    ) -> None:
+        """One LAMB step; `bounds` limit the norm of the parameter; `adapt` as in `lars_step`."""
+        ...
+
+    def adafactor_step(
+        self,
+        param: Array,
+        grad: Array,
+        row_var: Array | None,
+        col_var: Array | None,
+        variance: Array | None,
+        *,
+        step: int,
+        lr: float,
+        beta2_decay: float,
+        eps1: float,
+        eps2: float,
+        d: float,
+        weight_decay: float,
+        maximize: bool,
+    ) -> None:
+        """One Adafactor step: `row_var` and `col_var` for matrices, else `variance`."""
+        ...
+
+    def muon_step(
+        self,
+        param: Array,
+        grad: Array,
+        momentum_buffer: Array,
+        *,
+        lr: float,
+        adjusted_lr: float,
+        weight_decay: float,
+        momentum: float,
+        nesterov: bool,
+        coefficients: tuple[float, float, float],
+        eps: float,
+        steps: int,
+    ) -> None:
+        """One Muon step: the momentum, made orthogonal, times `adjusted_lr`."""
         ...

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..tensors import Tensor
 from .checks import check_betas, check_implementation_flags, check_lr, check_not_negative
-from .elementwise import ElementwiseOptimizer, Update, betas_of, numbers, scalar, zeros_like
+from .kernel import KernelOptimizer, Update, betas_of, numbers, scalar, zeros_like
 from .optimizer import Params
 
 
-class Adam(ElementwiseOptimizer):
+class Adam(KernelOptimizer):
     r"""Adam: step sizes from running averages of the gradient and of its square.
 
     With gradient :math:`g_t` of parameter :math:`\theta`, for every step :math:`t = 1, 2, ...`:

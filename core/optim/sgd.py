@@ -9,11 +9,11 @@ import numpy as np
 
 from ..tensors import Tensor
 from .checks import check_implementation_flags, check_lr, check_not_negative
-from .elementwise import Batch, ElementwiseOptimizer, Ready, Update, numbers
+from .kernel import Batch, KernelOptimizer, Ready, Update, numbers
 from .optimizer import Params
 
 
-class SGD(ElementwiseOptimizer):
+class SGD(KernelOptimizer):
     r"""Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
 
     With gradient :math:`g_t` of parameter :math:`\theta`, for every step :math:`t = 1, 2, ...`:

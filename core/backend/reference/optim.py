@@ -13,9 +13,10 @@ import numpy as np
 
 from ..protocol import Array
 from .optim_more import MoreOptimKernels, average, penalized, shrunk
+from .optim_whole import WholeOptimKernels
 
 
-class OptimKernels(MoreOptimKernels):
+class OptimKernels(MoreOptimKernels, WholeOptimKernels):
     """Kernels `step_all` and `*_step` of the backend protocol on the array module `xp`."""
 
     xp: Any
@@ -28,7 +29,7 @@ class OptimKernels(MoreOptimKernels):
         states: Sequence[Sequence[Array] | None],
         **settings: Any,
     ) -> None:
-        """Call the kernel on one parameter after the other; narrow floats are stepped in float32."""
+        """Call the kernel on one parameter after the other; narrow floats become float32 there."""
         step = getattr(self, kernel)
         for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             arrays = [param, grad, *(None if s is None else s[i] for s in states)]

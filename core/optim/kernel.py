@@ -1,7 +1,7 @@
-"""Optimizers that step an element by its own gradient and state alone: most of them.
+"""Optimizers whose update is a kernel of the backend: nearly all of them.
 
-Their update is a kernel of the backend, which gets all parameters of a group at once and steps
-them in few calls, many small ones as one array (`step_all`).
+The kernel gets all parameters of a group at once, so that the backend can step them in few calls,
+many small ones as one array (`step_all`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from .. import backend
 from ..tensors import Tensor
 from .checks import as_float
 from .optimizer import Optimizer
-
 
 #: a parameter with its array and its gradient's
 Ready = tuple[Tensor, np.ndarray, np.ndarray]
@@ -37,8 +36,8 @@ class Batch(NamedTuple):
     values: list[dict[str, Any]]
 
 
-class ElementwiseOptimizer(Optimizer):
-    """Base class of the optimizers whose step goes element by element.
+class KernelOptimizer(Optimizer):
+    """Base class of the optimizers whose update is a kernel.
 
     A subclass defines `_start_state` and `_update`, and where its numbers depend on more than the
     count of steps, `_tick`.
