@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...devices import require
 from ...errors import ArgumentError
 from ...tensors import Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -283,18 +284,21 @@ class PReLU(Module):
         init: start value.
     """
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None
+    ) -> None:
+        require(device)
         super().__init__()
-        self.num_parameters = num_parameters
-        self.weight = new_parameter(num_parameters)
-        _fill(self.weight, init)
+        self.num_parameters, self.init = num_parameters, init
+        self.weight = new_parameter(num_parameters, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to its start value again."""
+        init.constant_(self.weight, self.init)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.prelu(input, self.weight)
 
     def extra_repr(self) -> str:
         return f"num_parameters={self.num_parameters}"
-
-
-def _fill(weight: Tensor, value: float) -> None:
-    init.constant_(weight, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...devices import require
 from ...errors import ArgumentError, OptionError, ShapeError
 from ...tensors import Tensor
 from ...tensors.padding import pad
@@ -114,6 +115,7 @@ class _Conv(_ConvBase):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        require(device)
         super().__init__()
         self._set_up(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -179,6 +181,7 @@ class _ConvTranspose(_ConvBase):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        require(device)
         super().__init__()
         if padding_mode != "zeros":
             raise OptionError.unknown(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ... import dtypes
+from ...devices import require
+from ...errors import ArgumentError
 from ...tensors import Parameter, Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
 from .. import init
@@ -48,6 +50,7 @@ class Linear(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        require(device)
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.weight = new_parameter(out_features, in_features, dtype=dtype)
@@ -75,15 +78,28 @@ class Bilinear(Module):
     """
 
     def __init__(
-        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
+        require(device)
         super().__init__()
+        if in1_features <= 0:
+            raise ArgumentError(f"Bilinear: expected in1_features above 0, came {in1_features}")
         self.in1_features, self.in2_features = in1_features, in2_features
         self.out_features = out_features
-        self.weight = new_parameter(out_features, in1_features, in2_features)
-        self.register_parameter("bias", new_parameter(out_features) if bias else None)
-        bound = 1 / math.sqrt(in1_features)
-        for p in self.parameters():
+        self.weight = new_parameter(out_features, in1_features, in2_features, dtype=dtype)
+        self.register_parameter("bias", new_parameter(out_features, dtype=dtype) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias again."""
+        bound = 1 / math.sqrt(self.in1_features)
+        for p in self.parameters(recurse=False):
             init.uniform_(p, -bound, bound)
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:

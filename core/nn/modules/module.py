@@ -13,6 +13,7 @@ from ...tensors.gradients import RemovableHandle
 from . import hooks
 from .buffer import Buffer
 from .state import StateMethods
+from .uninitialized import is_lazy
 
 
 class Module(StateMethods):
@@ -465,7 +466,7 @@ class Module(StateMethods):
 
 
 def _is_real_valued(t: Tensor) -> bool:
-    return t._array.dtype.kind not in "biu"
+    return is_lazy(t) or t._array.dtype.kind not in "biu"
 
 
 def _replace(t: Tensor, fn: Callable[[Tensor], Tensor]) -> None:

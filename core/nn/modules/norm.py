@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ShapeError
+from ...devices import require
+from ...errors import ArgumentError
 from ...tensors import Parameter, Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
 from .. import init
@@ -65,7 +66,7 @@ class _ChannelNorm(Module):
     def _check(self, input: Tensor) -> None:
         if input.ndim not in self.ndims:
             wanted = " or ".join(f"{n}-dimensional" for n in self.ndims)
-            raise ShapeError(
+            raise ArgumentError(
                 f"{type(self).__name__}: expected {wanted} input, came {tuple(input.shape)}"
             )
 
@@ -90,6 +91,7 @@ class _BatchNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ) -> None:
+        require(device)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -154,6 +156,7 @@ class _InstanceNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ) -> None:
+        require(device)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -207,6 +210,7 @@ class LayerNorm(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        require(device)
         super().__init__()
         shape = (
             (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -246,6 +250,7 @@ class GroupNorm(Module):
         *,
         bias: bool = True,
     ) -> None:
+        require(device)
         super().__init__()
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(

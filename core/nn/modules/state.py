@@ -16,6 +16,7 @@ from ...autograd import no_grad
 from ...errors import CheckpointError
 from ...tensors import Parameter, Tensor
 from ...tensors.gradients import RemovableHandle
+from .uninitialized import Uninitialized, is_lazy
 
 _EXTRA = "_extra_state"
 _PLAN = "copies"  # where `local_metadata` carries what is to be copied at the end
@@ -210,11 +211,15 @@ class StateMethods:
             )
             return
         value = value if isinstance(value, Tensor) else Tensor(np.asarray(value))
-        shape = tuple(own._array.shape)
-        lazy = getattr(own, "materialize", None)
-        if lazy is None and not shape and value.shape == (1,):
+        lazy = is_lazy(own)
+        if is_lazy(value):
+            if not lazy:
+                error_msgs.append(f'"{key}" of the state has no shape yet: it is a lazy parameter')
+            return
+        shape = () if lazy else tuple(own._array.shape)
+        if not lazy and not shape and value.shape == (1,):
             value = value.reshape(())  # as old checkpoints have it
-        if lazy is None and tuple(value.shape) != shape:
+        if not lazy and tuple(value.shape) != shape:
             error_msgs.append(
                 f"size mismatch for {key}: copying a param with shape {value.shape} from "
                 f"checkpoint, the shape in current model is {own.shape}."
@@ -297,9 +302,8 @@ def _read(
 
 
 def _copy_entry(own: Tensor, value: Tensor) -> None:
-    lazy = getattr(own, "materialize", None)
-    if lazy is not None:
-        lazy(tuple(value.shape))
+    if isinstance(own, Uninitialized):
+        own.materialize(tuple(value.shape))
     own.copy_(value)
 
 

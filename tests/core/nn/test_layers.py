@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from support.layers import IMAGE, LINE, VOLUME, all_layers
+from support.lazy_layers import LAYERS as LAZY_LAYERS
 from support.losses import LOSSES
 from support.tolerances import GRADIENT, assert_close
 
@@ -262,8 +263,11 @@ def test_every_layer_has_a_row():
         if isinstance(value, type) and issubclass(value, nn.Module)
     }
     losses = {name for name in public if name.endswith("Loss")}
-    missing = public - met - losses
+    lazy = {name for name in public if name.startswith("Lazy")}
+    missing = public - met - losses - lazy
     assert not missing, f"layers without a row in tests/support/layers_*.py: {sorted(missing)}"
+    unmet = lazy - {name.split("_")[0] for name in LAZY_LAYERS}
+    assert not unmet, f"lazy layers without a row in test_lazy.py: {sorted(unmet)}"
     assert not losses - set(LOSSES), f"losses without a row: {sorted(losses - set(LOSSES))}"
     unknown = set(ELSEWHERE) - public
     assert not unknown, f"exceptions for layers that do not exist: {sorted(unknown)}"
