@@ -54,7 +54,7 @@ class ToComplex(Op):
 
     def forward(self, real: Array, imag: Array) -> Array:
         shape = np.broadcast_shapes(real.shape, imag.shape)
-        y = np.empty(shape, _COMPLEX[real.dtype])
+        y: Array = np.empty(shape, _COMPLEX[real.dtype])
         y.real, y.imag = real, imag
         return y
 

@@ -196,7 +196,7 @@ class LogSumExp(Op):
         self.axes, self.keepdim = axes, keepdim
 
     def forward(self, x: Array) -> Array:
-        top = x.max(axis=self.axes, keepdims=True)
+        top = x.real.max(axis=self.axes, keepdims=True)
         top = np.where(np.isfinite(top), top, 0)
         y = np.log(np.exp(x - top).sum(axis=self.axes, keepdims=True)) + top
         if not self.keepdim:
@@ -208,7 +208,7 @@ class LogSumExp(Op):
     def backward(self, grad: Array) -> Grads:
         x, y = self.saved
         wide = expanded(y, x.shape, self.axes, self.keepdim)
-        return (np.exp(x - wide) * expanded(grad, x.shape, self.axes, self.keepdim),)
+        return (conj(np.exp(x - wide)) * expanded(grad, x.shape, self.axes, self.keepdim),)
 
 
 class CumSum(Op):

@@ -312,7 +312,6 @@ def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     """log(sum(exp(input))) over `dim`."""
     if input._array.dtype.kind in "iub":
         input = cast(input, dtypes.get_default_dtype().numpy)
-    refuse_complex("logsumexp", input)
     return apply(reduce.LogSumExp(axes_of(dim, input.ndim, "logsumexp"), keepdim), input)
 
 

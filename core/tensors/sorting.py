@@ -253,8 +253,8 @@ _BETWEEN = ("linear", "lower", "higher", "nearest", "midpoint")
 
 def _fractions(name: str, input: Any, q: Any) -> np.ndarray:
     """Check the arguments of a quantile; `q` as an array of float64."""
-    if input._array.dtype.kind != "f":
-        raise DtypeError(f"{name}: expected a floating point tensor, came {input.dtype}")
+    if input._array.dtype not in (np.float32, np.float64):
+        raise DtypeError(f"{name}: expected float32 or float64, came {input.dtype}")
     if isinstance(q, TensorBase):
         if q._array.dtype != input._array.dtype or q._array.ndim > 1:
             raise DtypeError(
@@ -302,7 +302,8 @@ def _quantile(
 
 def _between(ordered: Any, rank: np.ndarray, interpolation: str) -> Any:
     """The elements at fractional places `rank` along the last axis."""
-    rounding = {"higher": np.ceil, "nearest": np.round}.get(interpolation, np.floor)
+    special: dict[str, Any] = {"higher": np.ceil, "nearest": np.round}
+    rounding = special.get(interpolation, np.floor)
     places = ordered._new(rounding(rank).astype(np.int64))
     low = apply(Gather(ordered.ndim - 1), ordered, places)
     if interpolation in ("lower", "higher", "nearest"):

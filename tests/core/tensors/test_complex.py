@@ -35,6 +35,7 @@ FUNCTIONS = {
     "prod": (lambda lib, a: a.prod(1), 1),
     "cumsum": (lambda lib, a: a.cumsum(0), 1),
     "cumprod": (lambda lib, a: a.cumprod(1), 1),
+    "logsumexp": (lambda lib, a: a.logsumexp(1), 1),
     "var": (lambda lib, a: a.var(1), 1),
     "std": (lambda lib, a: a.std(), 1),
     "norm": (lambda lib, a: a.norm(dim=1), 1),

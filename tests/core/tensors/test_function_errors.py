@@ -107,6 +107,7 @@ MISTAKES = [
     ("lib.ones(3).kthvalue(4)", r"kthvalue.*1..3.*4"),
     ("lib.ones(3).kthvalue(0)", r"kthvalue.*1..3.*0"),
     ("lib.ones(3).topk(-1)", "topk.*-1"),
+    ("lib.ones(3, dtype=lib.float16).quantile(0.5)", "quantile.*float16"),
     ("lib.ones(3).quantile(1.5)", "quantile.*1.5"),
     ("lib.ones(3, dtype=lib.int64).quantile(0.5)", "quantile.*int64"),
     ("lib.ones(3).quantile(lib.ones(1, dtype=lib.float64))", "quantile.*float32.*float64"),

@@ -61,7 +61,8 @@ VALUES = [
     "t.i.sin()", "t.b.cosh()", "t.i.erfc()", "t.u.exp2()", "t.j.lgamma()", "t.i.sgn()",
     "t.j.deg2rad()", "lib.rad2deg(t.x)", "t.i.nan_to_num()",
     "t.s.nan_to_num()", "t.h.nan_to_num(posinf=1.0)", "t.s.nan_to_num(nan=3.0, neginf=-1)",
-    "t.i.square()", "t.i.absolute()", "t.x.positive()", "lib.round(t.x, decimals=1)",
+    "t.i.square()", "t.b.square()",
+    "t.i.absolute()", "t.x.positive()", "lib.round(t.x, decimals=1)",
     "(t.i * 13).round()", "t.d.round(decimals=1)", "t.x.negative()", "t.i.angle()", "t.s.angle()",
     "t.h.lgamma()", "t.h.sinh()", "t.h.atan2(t.h)", "t.d.erfinv()", "t.u.logit(eps=0.1)",
     # two operands
