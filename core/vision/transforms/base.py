@@ -16,6 +16,7 @@ Note [Two paths]
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,25 @@ def image_array(image: Any, who: str) -> np.ndarray:
     return array
 
 
+def on_image(image: Any, function: Callable[[np.ndarray], np.ndarray], who: str) -> Any:
+    """Give `function` an image as (..., H, W, C), and return its result as an image of that kind.
+
+    Raises:
+        ShapeError: neither an image nor a tensor (..., C, H, W).
+    """
+    if isinstance(image, Tensor):
+        if len(image.shape) < 3:
+            raise ShapeError(
+                f"{who}: expected a tensor (..., C, H, W), came shape {tuple(image.shape)}"
+            )
+        return Tensor(to_chw(function(to_hwc(image._array))))
+    array = image_array(image, who)
+    if array.ndim == 2:
+        out = function(array[..., None])
+        return out[..., 0] if out.shape[-1] == 1 else out
+    return function(array)
+
+
 class Transform:
     """A transform that works on one image and on many; subclasses define `apply`.
 
@@ -96,18 +116,7 @@ class Transform:
 
     def __call__(self, image: Any) -> Any:
         """One image in, one image of the same kind out, see Note [Images]."""
-        if isinstance(image, Tensor):
-            if len(image.shape) < 3:
-                raise ShapeError(
-                    f"{type(self).__name__}: expected a tensor (..., C, H, W), came shape "
-                    f"{tuple(image.shape)}"
-                )
-            return Tensor(to_chw(self.apply(to_hwc(image._array), current())))
-        array = image_array(image, type(self).__name__)
-        if array.ndim == 2:
-            out = self.apply(array[..., None], current())
-            return out[..., 0] if out.shape[-1] == 1 else out
-        return self.apply(array, current())
+        return on_image(image, lambda array: self.apply(array, current()), type(self).__name__)
 
     def apply(self, array: np.ndarray, draws: Draws) -> np.ndarray:
         """(..., H, W, C) to (..., H', W', C')."""

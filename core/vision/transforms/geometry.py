@@ -12,7 +12,7 @@ from ...errors import OptionError, ShapeError
 from ...utils.data.streams import BatchDraws, Draws
 from .base import ImageBatch, Transform
 
-_PAD_MODES = {
+PAD_MODES = {
     "constant": "constant",
     "edge": "edge",
     "reflect": "reflect",
@@ -21,7 +21,7 @@ _PAD_MODES = {
 Fill = float | Sequence[float]
 
 
-def _pair(size: int | Sequence[int], who: str) -> tuple[int, int]:
+def pair(size: int | Sequence[int], who: str) -> tuple[int, int]:
     """(height, width) from one number or two."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) == 1:
@@ -31,7 +31,7 @@ def _pair(size: int | Sequence[int], who: str) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def _sides(padding: int | Sequence[int], who: str) -> tuple[int, int, int, int]:
+def sides_of(padding: int | Sequence[int], who: str) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) from one number, (left/right, top/bottom) or all four."""
     numbers = (padding,) if isinstance(padding, int) else tuple(padding)
     if len(numbers) not in (1, 2, 4) or min(numbers) < 0:
@@ -40,7 +40,8 @@ def _sides(padding: int | Sequence[int], who: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _pad(array: np.ndarray, sides: tuple[int, ...], fill: Fill, mode: str) -> np.ndarray:
+def pad(array: np.ndarray, sides: tuple[int, ...], fill: Fill, mode: str) -> np.ndarray:
+    """(..., H, W, C) with margins (left, top, right, bottom)."""
     left, top, right, bottom = sides
     height, width, channels = array.shape[-3:]
     if mode != "constant":
@@ -69,17 +70,17 @@ class Pad(Transform):
     def __init__(
         self, padding: int | Sequence[int], fill: Fill = 0, padding_mode: str = "constant"
     ) -> None:
-        if padding_mode not in _PAD_MODES:
-            raise OptionError.unknown("padding_mode", padding_mode, _PAD_MODES)
+        if padding_mode not in PAD_MODES:
+            raise OptionError.unknown("padding_mode", padding_mode, PAD_MODES)
         self.padding, self.fill, self.padding_mode = padding, fill, padding_mode
-        self._sides = _sides(padding, type(self).__name__)
+        self._sides = sides_of(padding, type(self).__name__)
 
     def apply(self, array: np.ndarray, draws: Draws) -> np.ndarray:
-        return _pad(array, self._sides, self.fill, self.padding_mode)
+        return pad(array, self._sides, self.fill, self.padding_mode)
 
     def batch(self, images: ImageBatch, draws: BatchDraws) -> ImageBatch:
         """Many images at once."""
-        images.array = _pad(images.array, self._sides, self.fill, self.padding_mode)
+        images.array = pad(images.array, self._sides, self.fill, self.padding_mode)
         return images
 
     def __repr__(self) -> str:
@@ -94,7 +95,7 @@ class CenterCrop(Transform):
     """
 
     def __init__(self, size: int | Sequence[int]) -> None:
-        self.size = _pair(size, "CenterCrop")
+        self.size = pair(size, "CenterCrop")
 
     def apply(self, array: np.ndarray, draws: Draws) -> np.ndarray:
         height, width = self.size
@@ -104,7 +105,7 @@ class CenterCrop(Transform):
             # Source: torchvision, which puts the odd pixel to the right and below.
             left, top = missing_w // 2, missing_h // 2
             sides = (left, top, missing_w - left, missing_h - top)
-            array = _pad(array, sides, 0, "constant")
+            array = pad(array, sides, 0, "constant")
         top = round((array.shape[-3] - height) / 2.0)
         left = round((array.shape[-2] - width) / 2.0)
         return array[..., top : top + height, left : left + width, :]
@@ -141,12 +142,12 @@ class RandomCrop(Transform):
         fill: Fill = 0,
         padding_mode: str = "constant",
     ) -> None:
-        if padding_mode not in _PAD_MODES:
-            raise OptionError.unknown("padding_mode", padding_mode, _PAD_MODES)
-        self.size = _pair(size, "RandomCrop")
+        if padding_mode not in PAD_MODES:
+            raise OptionError.unknown("padding_mode", padding_mode, PAD_MODES)
+        self.size = pair(size, "RandomCrop")
         self.padding, self.pad_if_needed = padding, pad_if_needed
         self.fill, self.padding_mode = fill, padding_mode
-        self._border = (0, 0, 0, 0) if padding is None else _sides(padding, "RandomCrop")
+        self._border = (0, 0, 0, 0) if padding is None else sides_of(padding, "RandomCrop")
 
     def _sides_for(self, height: int, width: int) -> tuple[int, int, int, int]:
         """All the padding an image of that size gets."""
@@ -170,7 +171,7 @@ class RandomCrop(Transform):
         y = draws.integer(0, height + top + bottom - out_h + 1)
         x = draws.integer(0, width + left + right - out_w + 1)
         if self.padding_mode != "constant" or self.fill != 0 or array.ndim != 3:
-            padded = _pad(array, sides, self.fill, self.padding_mode)
+            padded = pad(array, sides, self.fill, self.padding_mode)
             return padded[..., y : y + out_h, x : x + out_w, :]
         # Only the part of the window that lies on the image is copied, nothing is padded first.
         y, x = y - top, x - left
@@ -189,7 +190,7 @@ class RandomCrop(Transform):
         out_h, out_w = self.size
         rows, columns = height + top + bottom - out_h + 1, width + left + right - out_w + 1
         y, x = draws.integer(0, rows), draws.integer(0, columns)
-        padded = np.ascontiguousarray(_pad(images.array, sides, self.fill, self.padding_mode))
+        padded = np.ascontiguousarray(pad(images.array, sides, self.fill, self.padding_mode))
         per_image, per_row, per_pixel, per_value = padded.strides
         windows = as_strided(
             padded,

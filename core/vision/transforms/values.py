@@ -57,6 +57,24 @@ class PILToTensor(Transform):
         return ImageBatch(images.array, is_tensor=True)
 
 
+def converted(array: np.ndarray, target: np.dtype[Any]) -> np.ndarray:
+    """`array` in `target`, its values scaled to the range of that dtype."""
+    if array.dtype == target:
+        return array
+    if target.kind in dtypes.FLOATING:
+        if array.dtype.kind in dtypes.FLOATING:
+            return array.astype(target)
+        return array.astype(target) / target.type(np.iinfo(array.dtype).max)
+    top = np.iinfo(target).max
+    if array.dtype.kind in dtypes.FLOATING:
+        # Source: torchvision; the small number keeps 1.0 from rounding past the maximum.
+        return (array * (top + 1.0 - 1e-3)).astype(target)
+    shift = np.iinfo(array.dtype).max.bit_length() - int(top).bit_length()
+    if shift >= 0:
+        return (array >> shift).astype(target)
+    return array.astype(target) << -shift
+
+
 class ConvertImageDtype(Transform):
     """Another dtype, with the values scaled to its range: [0, 1] for floating, 0..max for integers.
 
@@ -68,21 +86,7 @@ class ConvertImageDtype(Transform):
         self.dtype = dtype
 
     def apply(self, array: np.ndarray, draws: Draws) -> np.ndarray:
-        target = dtypes.to_numpy(self.dtype)
-        if array.dtype == target:
-            return array
-        if target.kind in dtypes.FLOATING:
-            if array.dtype.kind in dtypes.FLOATING:
-                return array.astype(target)
-            return array.astype(target) / target.type(np.iinfo(array.dtype).max)
-        top = np.iinfo(target).max
-        if array.dtype.kind in dtypes.FLOATING:
-            # Source: torchvision; the small number keeps 1.0 from rounding past the maximum.
-            return (array * (top + 1.0 - 1e-3)).astype(target)
-        shift = np.iinfo(array.dtype).max.bit_length() - int(top).bit_length()
-        if shift >= 0:
-            return (array >> shift).astype(target)
-        return array.astype(target) << -shift
+        return converted(array, dtypes.to_numpy(self.dtype))
 
     def batch(self, images: ImageBatch, draws: BatchDraws) -> ImageBatch:
         """Many images at once."""

@@ -41,6 +41,22 @@ ROWS = [
     (T.RandomRotation((10, 50), "bilinear", fill=3), True, True),
     (T.RandomErasing(0.8), False, True),
     (T.RandomErasing(0.8, value="random"), False, True),
+    (T.RandomRotation((30, 30), expand=True, center=(3, 4)), True, True),
+    (T.RandomAffine(30, (0.2, 0.1), (0.5, 1.5), (-10, 10, -5, 5)), True, True),
+    (T.RandomAffine(0, shear=20, interpolation="bilinear", fill=3), True, True),
+    (T.Resize((5, 13)), True, True),
+    (T.Resize(5, T.InterpolationMode.BICUBIC), True, True),
+    (T.Resize(20, "nearest", max_size=21), True, True),
+    (T.Resize((4, 4), antialias=False), True, True),
+    (T.RandomResizedCrop(6), True, True),
+    (T.RandomResizedCrop((4, 7), (0.2, 0.5), (1, 2), "nearest-exact"), True, True),
+    (T.ColorJitter(0.4, 0.3, (0.5, 2), 0.2), True, True),
+    (T.RandomGrayscale(0.5), True, True),
+    (T.GaussianBlur((3, 5)), True, True),
+    (T.RandomApply([T.RandomCrop(9), T.ColorJitter(0.5)], 1.0), True, True),
+    (T.RandomApply([T.RandomVerticalFlip(), T.RandomRotation(90)], 0.4), True, True),
+    (T.RandomChoice([T.RandomVerticalFlip(1.0), T.GaussianBlur(3)], [3, 1]), True, True),
+    (T.RandomOrder([T.RandomVerticalFlip(), T.ColorJitter(0.4), T.Pad(1)]), True, True),
     (T.Compose([T.RandomCrop(8, padding=2), T.RandomHorizontalFlip(), T.ToTensor()]), True, False),
 ]
 SHAPES = [(9, 10, 3), (9, 10, 1), (9, 10)]
@@ -53,7 +69,9 @@ def images(shape: tuple[int, ...]) -> np.ndarray:
 
 def test_every_transform_has_a_row() -> None:
     tested = {type(row[0]).__name__ for row in ROWS} | {"Transform", "ImageBatch", "Lambda"}
-    assert set(T.__all__) == tested
+    # These give other things than images, or are not transforms: test_functional.py.
+    others = {"FiveCrop", "TenCrop", "ToPILImage", "InterpolationMode", "functional"}
+    assert set(T.__all__) == tested | others
 
 
 def agree(transform: object, batch: T.ImageBatch, samples: list) -> None:
@@ -205,6 +223,21 @@ def test_centre_crop_pads_small_images() -> None:
         (lambda: T.RandomHorizontalFlip(1.5), "0 <= p <= 1"),
         (lambda: T.RandomRotation(-3), "came"),
         (lambda: T.RandomRotation(3, "cubic"), "'nearest', 'bilinear'"),
+        (lambda: T.RandomRotation(3, "bicubic"), "'nearest', 'bilinear'"),
+        (lambda: T.RandomAffine(3, translate=(2, 0)), r"translate in \[0, 1\]"),
+        (lambda: T.RandomAffine(3, scale=(2, 1)), "0 < low <= high"),
+        (lambda: T.Resize((1, 2, 3)), "both > 0"),
+        (lambda: T.Resize(3, "lanczos"), "'nearest-exact', 'bilinear', 'bicubic'"),
+        (lambda: T.Resize(8, max_size=4)(np.zeros((9, 9), np.uint8)), "max_size > size"),
+        (lambda: T.Resize((8, 8), max_size=9)(np.zeros((9, 9), np.uint8)), "one number"),
+        (lambda: T.RandomResizedCrop(3, scale=(0.5, 0.1)), "ascending"),
+        (lambda: T.ColorJitter(-1), "brightness >= 0"),
+        (lambda: T.ColorJitter(hue=0.7), r"within \[-0.5, 0.5\]"),
+        (lambda: T.RandomGrayscale(2), "0 <= p <= 1"),
+        (lambda: T.GaussianBlur(4), "odd"),
+        (lambda: T.GaussianBlur(3, (2, 1)), "low <= high"),
+        (lambda: T.RandomApply([], 2), "0 <= p <= 1"),
+        (lambda: T.RandomChoice([abs], [1, 2]), "1 weights"),
         (lambda: T.Grayscale(2), "1, 3"),
         (lambda: T.RandomErasing(value="noise"), "random"),
     ],
@@ -283,7 +316,10 @@ def test_target_transform_in_batches() -> None:
 
 def test_representations() -> None:
     for name, cls in inspect.getmembers(T, inspect.isclass):
-        if name in ("Transform", "ImageBatch"):
+        if name in ("Transform", "ImageBatch", "InterpolationMode"):
+            continue
+        if name in ("FiveCrop", "TenCrop", "ToPILImage"):
+            assert repr(cls(None if name == "ToPILImage" else 3)).startswith(name)
             continue
         transform = next((r[0] for r in ROWS if type(r[0]) is cls), T.Lambda(abs))
         assert repr(transform).startswith(name)
