@@ -83,6 +83,7 @@ from .tensors.scatter import *  # noqa: F403 - the module lists its names in __a
 from .tensors.shaping import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.sorting import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.splitting import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.statistics import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.unary import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.windows import *  # noqa: F403 - the module lists its names in __all__
 
@@ -106,6 +107,7 @@ _LAZY = (
     "vision",
 )
 _LAZY_FUNCTIONS = {
+    "cdist": "tensors.distances",
     "from_dlpack": "utils.dlpack",
     "GradScaler": "amp",
     "autocast": "amp",

@@ -226,6 +226,9 @@ class LogicMethods:
     logical_xor, bitwise_not, bitwise_and = logical_xor, bitwise_not, bitwise_and
     bitwise_or, bitwise_xor = bitwise_or, bitwise_xor
 
+    def __contains__(self: Any, element: Any) -> bool:
+        return bool(eq(self, element)._array.any())
+
     __invert__ = bitwise_not
     __eq__, __ne__ = operator_of(eq), operator_of(ne)
     __lt__, __le__, __gt__, __ge__ = (

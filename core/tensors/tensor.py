@@ -63,6 +63,7 @@ from .shaping import ShapingMethods
 from .size import Size
 from .sorting import SortingMethods
 from .splitting import SplittingMethods
+from .statistics import StatisticsMethods
 from .unary import UnaryMethods
 from .values import legacy_array
 from .windows import WindowMethods
@@ -83,6 +84,7 @@ class Tensor(
     ScanMethods,
     SortingMethods,
     DistinctMethods,
+    StatisticsMethods,
     ComplexMethods,
     SamplingMethods,
     ShapingMethods,

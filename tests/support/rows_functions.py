@@ -154,6 +154,17 @@ def _reductions():
               **options)  # fmt: skip
 
 
+def _statistics():
+    options = {"batches": ()}
+    yield row("trapezoid", "Sum", lambda lib, F, y: lib.trapezoid(y, dx=0.3), normal(*FULL))
+    yield row("trapezoid_places", "Sum Mul", lambda lib, F, y, x: lib.trapz(y, x, dim=1),
+              normal(*FULL), normal(3, batched=False))  # fmt: skip
+    yield row("cumulative_trapezoid", "CumSum",
+              lambda lib, F, y: lib.cumulative_trapezoid(y, dim=1), normal(*FULL))  # fmt: skip
+    yield row("renorm", "Norm Where", lambda lib, F, x: x.renorm(2, 1, 1.5), apart(*FULL),
+              **options)  # fmt: skip
+
+
 def _with_nan(lib, x, mask):
     return lib.where(mask, x, lib.full_like(x, float("nan")))
 
@@ -237,5 +248,6 @@ def _values(result):
 
 
 ROWS = [
-    *_unary(), *_pairs(), *_reductions(), *_scans(), *_complex(), *_special_values(),
+    *_unary(), *_pairs(), *_reductions(), *_statistics(), *_scans(), *_complex(),
+    *_special_values(),
 ]  # fmt: skip

@@ -135,6 +135,13 @@ VALUES = [
     "lib.tensor([[1, 2], [1, 2], [0, 5]]).unique(dim=0, return_inverse=True, return_counts=True)",
     "t.words.unique_consecutive(return_inverse=True, return_counts=True)",
     "lib.unique_consecutive(lib.tensor([[1, 1, 2], [1, 1, 2]]), dim=1, return_counts=True)",
+    "lib.histogram(t.x, 3)", "t.x.histogram(2, range=(-2.0, 3.0), density=True)",
+    "lib.histogram(t.d, lib.tensor([0.0, 0.5, 1.0]).double(), weight=t.d)",
+    "lib.searchsorted(t.j.sort()[0], t.i)", "lib.searchsorted(t.j.sort()[0], 2, right=True)",
+    "lib.searchsorted(t.x.sort()[0], t.x[:, :2], side='right', out_int32=True)",
+    "lib.searchsorted(t.j, t.i, sorter=t.j.argsort())", "lib.bucketize(t.x, t.x[0].sort()[0])",
+    "lib.bucketize(t.words, lib.tensor([1, 2, 3]), right=True)", "3 in t.j",
+    "2.5 in t.x", "4.5 in t.x",
     "t.empty.unique()", "t.empty.unique_consecutive(return_counts=True)",
 ]  # fmt: skip
 
