@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import OptionError
+from ...utils.data.dataset import Dataset
 from .images import ImageDataset
 
 _COARSE = 4
@@ -62,6 +63,58 @@ class SyntheticImages(ImageDataset):
         data = noise.integers(0, _NOISE, (size, height, width, channels), dtype=np.uint8)
         data += patterns[self.targets]
         self.data = data[..., 0] if channels == 1 else data
+
+
+class FakeData(Dataset[tuple[Any, Any]]):
+    """Random images and classes, each a function of its index; nothing can be learnt from them.
+
+    An image is a uint8 array (H, W, C), where torchvision gives a PIL image.
+
+    Args:
+        size: number of images.
+        image_size: (C, H, W).
+        num_classes: number of classes.
+        transform, target_transform: applied to image and class.
+        random_offset: other numbers give other images.
+
+    >>> image, target = FakeData(10, (3, 8, 8))[2]
+    >>> image.shape, 0 <= target < 10
+    ((8, 8, 3), True)
+    """
+
+    def __init__(
+        self,
+        size: int = 1000,
+        image_size: Sequence[int] = (3, 224, 224),
+        num_classes: int = 10,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        random_offset: int = 0,
+    ) -> None:
+        if len(image_size) != 3 or min(*image_size, num_classes) < 1 or size < 0:
+            raise OptionError(
+                "FakeData: expected image_size (C, H, W) and positive numbers, came "
+                f"image_size={tuple(image_size)}, num_classes={num_classes}, size={size}"
+            )
+        self.size, self.image_size, self.num_classes = size, tuple(image_size), num_classes
+        self.transform, self.target_transform = transform, target_transform
+        self.random_offset = random_offset
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        if not 0 <= index < self.size:
+            raise IndexError(f"FakeData: expected an index within 0..{self.size - 1}, came {index}")
+        numbers = np.random.Generator(np.random.Philox([self.random_offset, index]))
+        channels, height, width = self.image_size
+        image: Any = numbers.integers(0, 256, (height, width, channels), dtype=np.uint8)
+        target: Any = int(numbers.integers(0, self.num_classes))
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return image, target
 
 
 def _patterns(shape: tuple[int, int, int, int], seed: int) -> np.ndarray:
