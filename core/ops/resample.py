@@ -13,21 +13,21 @@ from .elementwise import Grads
 
 
 class Taps(NamedTuple):
-    """A sparse matrix: output o is the sum over k of weight[k, o] * input[index[k, o]].
+    """A sparse matrix: output o is the sum over k of weight[k, o] * input[places[k, o]].
 
     `weight` None stands for ones, with a single k: plain picking.
     """
 
-    index: Array
+    places: Array
     weight: Array | None
     size: int  # of the input
 
 
 def transposed(taps: Taps) -> Taps:
     """The taps of the transposed matrix."""
-    count, outputs = taps.index.shape
-    weight = np.ones(taps.index.shape) if taps.weight is None else taps.weight
-    source = taps.index.ravel()
+    count, outputs = taps.places.shape
+    weight = np.ones(taps.places.shape) if taps.weight is None else taps.weight
+    source = taps.places.ravel()
     target = np.broadcast_to(np.arange(outputs), (count, outputs)).ravel()
     order = np.argsort(source, kind="stable")
     source, target, values = source[order], target[order], weight.ravel()[order]
@@ -44,16 +44,16 @@ def transposed(taps: Taps) -> Taps:
 def resample(x: Array, axis: int, taps: Taps) -> Array:
     """`x` with `taps` applied along `axis`."""
     if taps.weight is None:
-        return np.take(x, taps.index[0], axis=axis)
+        return np.take(x, taps.places[0], axis=axis)
     shape = [1] * x.ndim
     shape[axis] = -1
     total = None
-    for index, weight in zip(taps.index, taps.weight.astype(x.dtype, copy=False), strict=True):
+    for index, weight in zip(taps.places, taps.weight.astype(x.dtype, copy=False), strict=True):
         part = np.take(x, index, axis=axis)
         part *= weight.reshape(shape)
         total = part if total is None else np.add(total, part, out=total)
     if total is None:  # nothing feeds the outputs
-        return np.zeros((*x.shape[:axis], taps.index.shape[1], *x.shape[axis + 1 :]), x.dtype)
+        return np.zeros((*x.shape[:axis], taps.places.shape[1], *x.shape[axis + 1 :]), x.dtype)
     return total
 
 
@@ -70,7 +70,7 @@ class Resample(Op):
     def _in_order(self, shape: tuple[int, ...]) -> list[int]:
         """Axes from the one that shrinks most to the one that grows most."""
         growth = {
-            i + 2: t.index.shape[1] / max(shape[i + 2], 1)
+            i + 2: t.places.shape[1] / max(shape[i + 2], 1)
             for i, t in enumerate(self.taps)
             if t is not None
         }

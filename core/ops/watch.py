@@ -27,7 +27,7 @@ class Watch(Op):
     takes_half = True
 
     def __init__(self, count: int, on_grads: Callable[[Gradients], Gradients]) -> None:
-        self.outputs = count  # type: ignore[misc]  # one op class serves any number of results
+        self.outputs = count  # one op class serves any number of results
         self.on_grads = on_grads
 
     def forward(self, *arrays: Array) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ...autograd import no_grad
 from ...errors import ArgumentError
 from ...tensors import Tensor
@@ -67,30 +69,35 @@ def gaussian_nll_loss(
         ValueError: `var` has another shape or a negative element, or an unknown reduction.
     """
     name = "gaussian_nll_loss"
-    if not isinstance(var, Tensor):
-        if var < 0:
-            raise ArgumentError(f"{name}: var has a negative entry, {var}")
-        var = float(var) * input.detach() ** 0
+    spread = _spread(name, input, var)
     shape = input._array.shape
-    if var._array.shape != shape:
-        if var._array.shape == shape[:-1]:
-            var = var.unsqueeze(-1)
-        elif not _one_differs(shape, var._array.shape):
-            raise ArgumentError(
-                f"{name}: var of shape {var._array.shape} does not fit input {shape}"
-            )
+    found = spread._array.shape
+    if found != shape:
+        if found == shape[:-1]:
+            spread = spread.unsqueeze(-1)
+        elif not _one_differs(shape, found):
+            raise ArgumentError(f"{name}: var of shape {found} does not fit input {shape}")
     reduction = reduction_of(name, reduction)
-    if var._array.size and var._array.min() < 0:
-        raise ArgumentError(f"{name}: var has a negative entry, {var._array.min()}")
+    if spread._array.size and spread._array.min() < 0:
+        raise ArgumentError(f"{name}: var has a negative entry, {spread._array.min()}")
     need_fit(name, input, target)
-    var = var.clone()
+    spread = spread.clone()
     with no_grad():
-        var.clamp_(min=eps)
+        spread.clamp_(min=eps)
     difference = input - target
-    loss = 0.5 * (var.log() + difference * difference / var)
+    loss = 0.5 * (spread.log() + difference * difference / spread)
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduced(loss, reduction)
+
+
+def _spread(name: str, input: Tensor, var: Tensor | float) -> Tensor:
+    """The variance as a tensor."""
+    if isinstance(var, Tensor):
+        return var
+    if var < 0:
+        raise ArgumentError(f"{name}: var has a negative entry, {var}")
+    return Tensor(np.full(input._array.shape, var, input._array.dtype))
 
 
 def _one_differs(shape: tuple[int, ...], found: tuple[int, ...]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...devices import require
-from ...errors import ArgumentError, OptionError, ShapeError
+from ...errors import ArgumentError, OptionError
 from ...tensors import Tensor
 from ...tensors.padding import pad
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -218,7 +218,7 @@ class _ConvTranspose(_ConvBase):
             )
         )  # fmt: skip
         if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
-            raise ShapeError(
+            raise ArgumentError(
                 f"{type(self).__name__}: output_size {wanted} cannot come from input "
                 f"{tuple(input.shape)} with stride {self.stride}"
             )

@@ -190,37 +190,37 @@ class _LazyTranspose(_LazyConv):
         self._finish(out_channels, dtype)
 
 
-class LazyConv1d(_LazyForward, Conv1d):  # type: ignore[misc]  # attributes are declared twice
+class LazyConv1d(_LazyForward, Conv1d):
     """`Conv1d` whose `in_channels` comes from its first input."""
 
     cls_to_become = Conv1d
 
 
-class LazyConv2d(_LazyForward, Conv2d):  # type: ignore[misc]
+class LazyConv2d(_LazyForward, Conv2d):
     """`Conv2d` whose `in_channels` comes from its first input."""
 
     cls_to_become = Conv2d
 
 
-class LazyConv3d(_LazyForward, Conv3d):  # type: ignore[misc]
+class LazyConv3d(_LazyForward, Conv3d):
     """`Conv3d` whose `in_channels` comes from its first input."""
 
     cls_to_become = Conv3d
 
 
-class LazyConvTranspose1d(_LazyTranspose, ConvTranspose1d):  # type: ignore[misc]
+class LazyConvTranspose1d(_LazyTranspose, ConvTranspose1d):
     """`ConvTranspose1d` whose `in_channels` comes from its first input."""
 
     cls_to_become = ConvTranspose1d
 
 
-class LazyConvTranspose2d(_LazyTranspose, ConvTranspose2d):  # type: ignore[misc]
+class LazyConvTranspose2d(_LazyTranspose, ConvTranspose2d):
     """`ConvTranspose2d` whose `in_channels` comes from its first input."""
 
     cls_to_become = ConvTranspose2d
 
 
-class LazyConvTranspose3d(_LazyTranspose, ConvTranspose3d):  # type: ignore[misc]
+class LazyConvTranspose3d(_LazyTranspose, ConvTranspose3d):
     """`ConvTranspose3d` whose `in_channels` comes from its first input."""
 
     cls_to_become = ConvTranspose3d
@@ -274,37 +274,37 @@ class _LazyInstance(_LazyNorm):
     """Unlike `InstanceNorm1d` and so on with parameters and statistics by default, as PyTorch."""
 
 
-class LazyBatchNorm1d(_LazyNorm, BatchNorm1d):  # type: ignore[misc]
+class LazyBatchNorm1d(_LazyNorm, BatchNorm1d):
     """`BatchNorm1d` whose `num_features` comes from its first input."""
 
     cls_to_become = BatchNorm1d
 
 
-class LazyBatchNorm2d(_LazyNorm, BatchNorm2d):  # type: ignore[misc]
+class LazyBatchNorm2d(_LazyNorm, BatchNorm2d):
     """`BatchNorm2d` whose `num_features` comes from its first input."""
 
     cls_to_become = BatchNorm2d
 
 
-class LazyBatchNorm3d(_LazyNorm, BatchNorm3d):  # type: ignore[misc]
+class LazyBatchNorm3d(_LazyNorm, BatchNorm3d):
     """`BatchNorm3d` whose `num_features` comes from its first input."""
 
     cls_to_become = BatchNorm3d
 
 
-class LazyInstanceNorm1d(_LazyInstance, InstanceNorm1d):  # type: ignore[misc]
+class LazyInstanceNorm1d(_LazyInstance, InstanceNorm1d):
     """`InstanceNorm1d` whose `num_features` comes from its first input."""
 
     cls_to_become = InstanceNorm1d
 
 
-class LazyInstanceNorm2d(_LazyInstance, InstanceNorm2d):  # type: ignore[misc]
+class LazyInstanceNorm2d(_LazyInstance, InstanceNorm2d):
     """`InstanceNorm2d` whose `num_features` comes from its first input."""
 
     cls_to_become = InstanceNorm2d
 
 
-class LazyInstanceNorm3d(_LazyInstance, InstanceNorm3d):  # type: ignore[misc]
+class LazyInstanceNorm3d(_LazyInstance, InstanceNorm3d):
     """`InstanceNorm3d` whose `num_features` comes from its first input."""
 
     cls_to_become = InstanceNorm3d

@@ -36,8 +36,6 @@ class IncompatibleKeys(NamedTuple):
             f"unexpected_keys={self.unexpected_keys})"
         )
 
-    __str__ = __repr__
-
 
 class _Plan:
     """What one `load_state_dict` will do when everything was found to fit."""

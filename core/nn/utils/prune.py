@@ -98,7 +98,8 @@ class BasePruningMethod(ABC):
             setattr(module, f"{name}_mask", mask)
         method(module, None)
         module.register_forward_pre_hook(method)
-        return method  # type: ignore[no-any-return]  # a method or a container of methods
+        found: BasePruningMethod = method
+        return found
 
     def prune(
         self,

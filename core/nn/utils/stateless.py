@@ -43,7 +43,7 @@ def functional_call(
     tensor([7.])
     """
     state = _joined(parameters_and_buffers)
-    own = dict(module.named_parameters(remove_duplicate=False))
+    own: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     own.update(module.named_buffers(remove_duplicate=False))
     if strict:
         missing = [k for k in own if k not in state]

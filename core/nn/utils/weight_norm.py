@@ -67,14 +67,14 @@ class SpectralNorm:
 
 def _refuse_second(module: Module, kind: type, name: str, what: str) -> None:
     for hook in module._hooks.values():
-        if isinstance(hook.function, kind) and hook.function.name == name:
+        if isinstance(hook.function, kind) and getattr(hook.function, "name", None) == name:
             raise RuntimeError(f"Cannot register two {what} hooks on the same parameter {name}")
 
 
 def _take(module: Module, kind: type, name: str, what: str) -> Any:
     """Remove and return the hook of `kind` for `name`."""
     for key, hook in list(module._hooks.items()):
-        if isinstance(hook.function, kind) and hook.function.name == name:
+        if isinstance(hook.function, kind) and getattr(hook.function, "name", None) == name:
             del module._hooks[key]
             return hook.function
     raise ValueError(f"{what} of '{name}' not found in {module}")
