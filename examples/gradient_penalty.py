@@ -76,6 +76,7 @@ def quality(points: ag.Tensor) -> tuple[float, int]:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train, and return the last figures; `argv` stands for the command line."""
     options = parse_options(argv)
+    ag.set_num_threads(1)  # matrices this small gain nothing from more
     ag.manual_seed(options.seed)
     generator, critic = mlp(2, 2), mlp(2, 1)
     settings = {"lr": options.lr, "betas": (0.5, 0.9)}

@@ -47,11 +47,12 @@ class Recurrent(Op):
         )
         y = self._shaped(y, x.shape)
         if any(self.needs):
-            self.saved = (x, y, *weights, kept)  # x and y to guard them: `kept` shares them
+            # x and y are guarded, as `kept` shares them; the states are for second derivatives.
+            self.saved = (x, y, h0, c0, *weights, kept)
         return (y, h) if c is None else (y, h, c)
 
     def backward(self, grad: Any) -> Grads:
-        x, _, *weights, kept = self.saved
+        x, _, _, _, *weights, kept = self.saved
         parameters = RecurrentWeights(*weights)
         grad_y, grad_h, *grad_c = grad
         shape = (
@@ -76,17 +77,17 @@ class Recurrent(Op):
         """x as a matrix in the order in which its rows are computed."""
         if self.batch_sizes is None:
             return np.ascontiguousarray(x[::-1] if self.reverse else x).reshape(-1, x.shape[-1])
-        return x[_mirrored(self.steps)] if self.reverse else np.ascontiguousarray(x)
+        return x[mirrored(self.steps)] if self.reverse else np.ascontiguousarray(x)
 
     def _shaped(self, rows: Array, shape: Dims) -> Array:
         """The inverse of `_rows`; `shape` up to its last number."""
         if self.batch_sizes is None:
             y = rows.reshape(*shape[:-1], rows.shape[-1])
             return np.ascontiguousarray(y[::-1]) if self.reverse else y
-        return rows[_mirrored(self.steps)] if self.reverse else rows
+        return rows[mirrored(self.steps)] if self.reverse else rows
 
 
-def _mirrored(batch_sizes: Dims) -> Array:
+def mirrored(batch_sizes: Dims) -> Array:
     """The row that takes each row's place when every sequence is reversed within its length."""
     sizes = np.asarray(batch_sizes)
     starts = np.cumsum(sizes) - sizes

@@ -41,6 +41,8 @@ _FAMILIES = (
     "pairs",
     "complex_numbers",
     "attention",
+    "recurrent",
+    "linalg",
 )
 
 

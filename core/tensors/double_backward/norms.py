@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ...ops import norm as ops
+from ...ops.rms_norm import RMSNorm
 from . import Rule
 from .activations import passed
 from .functions import sum_to
@@ -99,9 +100,23 @@ def _group_norm(node: Node, grad: Any) -> tuple[Any, Any, Any]:
     return grad_x, grad_weight, channel_sum(grad) if node.needs[2] else None
 
 
+def _rms_norm(node: Node, grad: Any) -> tuple[Any, Any]:
+    op, (x, weight, *_) = node.op, node.saved
+    axes = tuple(range(x.ndim - op.axes_count, x.ndim))
+    t, w = node.input(0, x), node.input(1, weight)
+    rstd = ((t * t).mean(axes, keepdim=True) + op.eps).rsqrt()
+    grad_x = None
+    if node.needs[0]:
+        inner = _times(grad, w)
+        grad_x = rstd * inner - t * ((inner * t).mean(axes, keepdim=True) * rstd**3)
+    grad_weight = sum_to(grad * t * rstd, weight.shape) if node.needs[1] else None
+    return grad_x, grad_weight
+
+
 RULES: dict[type[Any], Rule] = {
     ops.BatchNorm: _batch_norm,
     ops.BatchNormInference: _batch_norm_inference,
     ops.LayerNorm: _layer_norm,
     ops.GroupNorm: _group_norm,
+    RMSNorm: _rms_norm,
 }

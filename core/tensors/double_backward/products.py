@@ -14,7 +14,8 @@ from .functions import complex_too, conjugate
 from .node import Node
 
 
-def _swapped(t: Any) -> Any:
+def adjoint(t: Any) -> Any:
+    """The conjugate transpose of matrices."""
     return conjugate(t.transpose(-1, -2))
 
 
@@ -22,8 +23,8 @@ def _swapped(t: Any) -> Any:
 def _matmul(node: Node, grad: Any) -> tuple[Any, Any]:
     a, b = node.saved
     return (
-        grad @ _swapped(node.input(1, b)) if node.needs[0] else None,
-        _swapped(node.input(0, a)) @ grad if node.needs[1] else None,
+        grad @ adjoint(node.input(1, b)) if node.needs[0] else None,
+        adjoint(node.input(0, a)) @ grad if node.needs[1] else None,
     )
 
 
@@ -36,7 +37,7 @@ def _dot(node: Node, grad: Any) -> tuple[Any, Any]:
         grad_a = (conjugate(b) @ grad.unsqueeze(-1)).squeeze(-1)
         return grad_a, conjugate(a).unsqueeze(-1) * grad.unsqueeze(-2)
     # (..., m, k) @ (k) -> (..., m)
-    grad_b = (_swapped(a) @ grad.unsqueeze(-1)).squeeze(-1)
+    grad_b = (adjoint(a) @ grad.unsqueeze(-1)).squeeze(-1)
     return grad.unsqueeze(-1) * conjugate(b), grad_b
 
 

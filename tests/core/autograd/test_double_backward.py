@@ -21,8 +21,9 @@ from allgrad.tensors.double_backward import rules
 
 # Ops whose gradient has no graph: `create_graph=True` is an error that names them. A new op gets
 # a rule in `core/tensors/double_backward/`, or its place here.
-WITHOUT_SECOND_DERIVATIVE = {"Attention", "BagReduce", "HeadsAttention", "RMSNorm", "Recurrent"}
+WITHOUT_SECOND_DERIVATIVE: set[str] = {"CTC", "QR", "SVD"}
 TIES = {"scatter_reduce_amax_True", "scatter_reduce_amin_True"}
+FAILING = {"scatter_reduce_zeros": "factor is zero"}  # rows at points without a rule
 ABSTRACT = {"FromInput", "FromOutput", "PairLoss"}
 
 ROWS = {r.name: r for r in all_rows() if r.differentiable}
@@ -156,8 +157,8 @@ def test_finite_differences(name):
     row = ROWS[name]
     ours, arrays = Problem(row, ag, F, ag.tensor), arrays_of(row)
     missing = ops_without_rule(row)
-    if missing:
-        with pytest.raises(GradientError, match="|".join(missing)):
+    if missing or name in FAILING:
+        with pytest.raises(GradientError, match=FAILING.get(name, "|".join(missing))):
             ours.second(arrays)
         return
     _, _, plain = ours.first(arrays)
@@ -190,7 +191,7 @@ def test_finite_differences(name):
 def test_like_torch(name):
     torch = pytest.importorskip("torch")
     row = ROWS[name]
-    if ops_without_rule(row):
+    if ops_without_rule(row) or name in FAILING:
         pytest.skip("without a second derivative")
     arrays = arrays_of(row)
     theirs = Problem(row, torch, torch.nn.functional, torch.from_numpy)
