@@ -3,13 +3,14 @@
 What depends on no earlier step is done for all steps at once: the product with the input, and the
 gradients of input and weights. What is left for each step is a product with the hidden state
 and about ten functions of NumPy on memory that is in the first cache. The weights of that product
-are packed once per sequence, and it adds to the input's share and takes the tanh in the same pass:
-105 GFLOP/s for 20x256 @ 256x1024 on Cascade Lake, 68 without packing.
+are packed once per sequence, and it adds to the input's share in the same pass: 105 GFLOP/s for
+20x256 @ 256x1024 on Cascade Lake, 68 without packing. Memory is (gate, row, feature), so that NumPy
+meets whole blocks: columns of a wider matrix take it four times as long.
 
 Note [Gates by tanh]
 sigmoid(x) = tanh(x / 2) / 2 + 1/2. So the weights and biases of sigmoid gates are halved (exactly,
 in binary) when they are prepared, one tanh serves all gates, and a multiplication and an addition
-make sigmoids of some of them.
+make sigmoids of some of them. The LSTM's gates have the order i, f, o, g here, the GRU's r, z, n.
 
 See Note [Packed rows] in `reference/rnn.py` for the layout of the input.
 """
@@ -23,28 +24,28 @@ import numpy as np
 
 from ..errors import Unsupported
 from .cpu_base import F32, fast, require_elements, require_float32
-from .cpu_elementwise import CpuElementwise
 from .cpu_linear import CpuLinear
-from .onednn_plan import ARG_DST, ARG_SRC, ARG_WEIGHTS, QUERY_WEIGHTS, Plan, aligned_empty
+from .cpu_rnn_products import GateProducts, GateSum
 from .protocol_recurrent import Array, Dims, RecurrentGrads, RecurrentWeights
 from .reference.rnn import spans
 
-_TANH = 0x21
 _FEW_STEPS = 3  # up to here, preparing the weights costs more than it gains
 _HALF, _ONE = np.float32(0.5), np.float32(1)
+_ORDER = {"lstm": [0, 1, 3, 2], "gru": [0, 1, 2], "rnn_tanh": [0], "rnn_relu": [0]}
+_SIGMOIDS = {"lstm": 3, "gru": 2, "rnn_tanh": 0, "rnn_relu": 0}
 
 
 class _Kept(NamedTuple):
     """What the fast kernels keep of a forward pass; states begin with the initial one."""
 
     x: Array
-    gates: Array
-    states: Array  # (N + rows, P): h0, then the outputs
+    gates: Array  # (gates, rows, H)
+    states: Array  # (N + rows, H): h0, then the outputs
     cells: Array | None  # (N + rows, H): c0, then the cell states
     extra: Array | None  # LSTM: tanh(cell state); GRU: share of h in n, before the reset gate
 
 
-class CpuRecurrent(CpuLinear, CpuElementwise):
+class CpuRecurrent(CpuLinear):
     """Kernels `recurrent_*` of the backend protocol."""
 
     @fast
@@ -63,13 +64,13 @@ class CpuRecurrent(CpuLinear, CpuElementwise):
             raise Unsupported("projection")
         if len(batch_sizes) <= _FEW_STEPS:
             return super().recurrent_forward(cell, x, h0, c0, weights, batch_sizes)
-        weights = RecurrentWeights(*[w if w is None else np.ascontiguousarray(w) for w in weights])
-        if cell == "lstm" and c0 is not None:
-            kept = self._lstm_forward(x, h0, c0, weights, batch_sizes)
+        own = _Prepared(cell, weights)
+        if c0 is not None:
+            kept = self._lstm_forward(x, h0, c0, own, batch_sizes)
         elif cell == "gru":
-            kept = self._gru_forward(x, h0, weights, batch_sizes)
+            kept = self._gru_forward(x, h0, own, batch_sizes)
         else:
-            kept = self._rnn_forward(cell, x, h0, weights, batch_sizes)
+            kept = self._rnn_forward(x, h0, own, batch_sizes)
         n = len(h0)
         c = None if kept.cells is None else _last(kept.cells, n, batch_sizes)
         return kept.states[n:], _last(kept.states, n, batch_sizes), c, kept
@@ -93,280 +94,237 @@ class CpuRecurrent(CpuLinear, CpuElementwise):
                 cell, grad_y, grad_h, grad_c, weights, batch_sizes, saved, with_x
             )
         require_float32(grad_y, grad_h, grad_c)
-        weights = RecurrentWeights(*[w if w is None else np.ascontiguousarray(w) for w in weights])
         n, hidden = batch_sizes[0], weights.hh.shape[1]
         h, c = (
             np.zeros((n, hidden), F32) if grad is None else np.array(grad, order="C")
             for grad in (grad_h, grad_c)
         )
-        grad_y = np.ascontiguousarray(grad_y)
-        steps = list(_backwards(n, batch_sizes))
+        rows = _Rows(np.ascontiguousarray(grad_y), h, list(_forwards(n, batch_sizes))[::-1])
+        own = _Prepared(cell, weights, halved=False)
+        before = _before(saved.states, n, batch_sizes)
         if cell == "lstm":
-            to_x = to_h = self._lstm_backward(grad_y, h, c, weights, steps, saved)
+            to_x = to_h = self._lstm_backward(rows, c, own, saved)
         elif cell == "gru":
-            to_x, to_h = self._gru_backward(grad_y, h, weights, steps, saved)
+            to_x, to_h = self._gru_backward(rows, own, saved)
         else:
-            to_x = to_h = self._rnn_backward(cell, grad_y, h, weights, steps, saved)
-        grad_hh = self.matmul(to_h.T, _before(saved.states, n, batch_sizes))
-        if cell == "gru":  # the gates came in the order n, r, z
-            grad_hh = np.concatenate([grad_hh[hidden:], grad_hh[:hidden]])
-        bias_ih, bias_hh = self._bias_gradients(cell, to_x, to_h, weights)
+            to_x = to_h = self._rnn_backward(cell, rows, own, saved)
+        grad_x = None
+        if with_x:
+            grad_x = np.empty(saved.x.shape, F32)
+            GateSum(self, own.ih, len(grad_x), to_x[0].size)(to_x, grad_x)
+        bias = None if weights.bias_ih is None else self._summed(to_x, own)
+        bias_h = bias
+        if bias is not None:
+            bias_h = bias.copy() if to_h is to_x else self._summed(to_h, own)
         return RecurrentGrads(
-            self.matmul(to_x, weights.ih) if with_x else None,
+            grad_x,
             h,
             c if cell == "lstm" else None,
-            self.matmul(to_x.T, saved.x),
-            grad_hh,
-            bias_ih,
-            bias_hh,
+            self._weight_gradient(to_x, saved.x, own),
+            self._weight_gradient(to_h, before, own),
+            bias,
+            bias_h,
             None,
         )
 
+    def _weight_gradient(self, to_gates: Array, x: Array, own: _Prepared) -> Array:
+        """Gradient of weights, (gates * H, inputs) in PyTorch's order of gates."""
+        gates, _, hidden = to_gates.shape
+        grad = np.empty((gates, hidden, x.shape[1]), F32)
+        for place, gate in enumerate(own.order):
+            self.matmul(to_gates[place].T, x, grad[gate])
+        return grad.reshape(gates * hidden, -1)
+
+    def _summed(self, to_gates: Array, own: _Prepared) -> Array:
+        """Gradient of a bias, in PyTorch's order of gates."""
+        ones = self._ones(to_gates.shape[1])
+        grad = np.empty((len(to_gates), to_gates.shape[2]), F32)
+        for place, gate in enumerate(own.order):
+            np.matmul(ones, to_gates[place], out=grad[gate])
+        return grad.reshape(-1)
+
+    def _from_input(self, x: Array, own: _Prepared, bias: Array | None) -> Array:
+        """The input's share of the gates, for all steps: (gates, rows, H)."""
+        gates, hidden, _ = own.ih.shape
+        z = np.empty((gates, len(x), hidden), F32)
+        w = own.ih.transpose(0, 2, 1)
+        GateProducts(self, w, len(x), z[0].size, add=False, bias=bias)(x, z)
+        return z
+
     # -- LSTM --------------------------------------------------------------------------------
     def _lstm_forward(
-        self, x: Array, h0: Array, c0: Array, weights: RecurrentWeights, batch_sizes: Dims
+        self, x: Array, h0: Array, c0: Array, own: _Prepared, batch_sizes: Dims
     ) -> _Kept:
         n, hidden = h0.shape
-        halves = np.full(4 * hidden, _HALF, F32)
-        halves[2 * hidden : 3 * hidden] = 1
-        shift = _ONE - halves  # 1/2 for the sigmoids, 0 for the tanh
-        bias = _joined(weights, halves)
-        gates = self.linear_forward(x, weights.ih * halves[:, None], bias)
-        step = _Step(self, (weights.hh * halves[:, None]).T, n, 4 * hidden, tanh=True)
+        gates = self._from_input(x, own, own.joined_bias())
+        step = GateProducts(self, own.hh.transpose(0, 2, 1), n, gates[0].size)
         states, cells = _with_initial(h0, len(x)), _with_initial(c0, len(x))
         tanh_c, product = np.empty((len(x), hidden), F32), np.empty((n, hidden), F32)
         for start, count, before in _forwards(n, batch_sizes):
-            z, end = gates[start : start + count], start + count
+            end, z = start + count, gates[:, start : start + count]
             step(states[before : before + count], z)
-            z *= halves
-            z += shift
-            c, t = cells[n + start : n + end], tanh_c[start:end]
-            np.multiply(z[:, hidden : 2 * hidden], cells[before : before + count], out=c)
-            c += np.multiply(z[:, :hidden], z[:, 2 * hidden : 3 * hidden], out=product[:count])
+            np.tanh(z, out=z)
+            sigmoids, c, t = z[:3], cells[n + start : n + end], tanh_c[start:end]
+            sigmoids *= _HALF
+            sigmoids += _HALF
+            np.multiply(z[1], cells[before : before + count], out=c)
+            c += np.multiply(z[0], z[3], out=product[:count])
             np.tanh(c, out=t)
-            np.multiply(z[:, 3 * hidden :], t, out=states[n + start : n + end])
+            np.multiply(z[2], t, out=states[n + start : n + end])
         return _Kept(x, gates, states, cells, tanh_c)
 
-    def _lstm_backward(
-        self,
-        grad_y: Array,
-        h: Array,
-        c: Array,
-        weights: RecurrentWeights,
-        steps: list[tuple[int, int, int]],
-        kept: _Kept,
-    ) -> Array:
-        """Gradients before the gates; leaves those of the initial states in `h` and `c`."""
-        n, hidden = h.shape
-        cells, tanh_c = kept.cells, kept.extra
-        assert cells is not None
-        assert tanh_c is not None
-        slopes = np.empty((len(grad_y), 4, hidden), F32)  # becomes the gradient, in place
-        step = _Step(self, weights.hh, n, hidden, source=4 * hidden, add=False)
-        room = np.empty((n, hidden), F32)
-        for start, count, before in steps:
-            end = start + count
-            gates, d = kept.gates[start:end].reshape(count, 4, hidden), slopes[start:end]
-            i, g, o, t = gates[:, 0], gates[:, 2], gates[:, 3], tanh_c[start:end]
-            grad_h, grad_c, r = h[:count], c[:count], room[:count]
-            grad_h += grad_y[start:end]
+    def _lstm_backward(self, rows: _Rows, c: Array, own: _Prepared, kept: _Kept) -> Array:
+        """Gradients before the gates; leaves those of the initial states in `rows.h` and `c`."""
+        assert kept.cells is not None
+        assert kept.extra is not None
+        to_gates = np.empty(kept.gates.shape, F32)
+        step = GateSum(self, own.hh, len(c), to_gates[0].size)
+        room = np.empty(c.shape, F32)
+        for start, end, count, before in rows.steps():
+            gates, d, t = kept.gates[:, start:end], to_gates[:, start:end], kept.extra[start:end]
+            i, f, o, g = gates
+            grad_h, grad_c, r = rows.h[:count], c[:count], room[:count]
+            grad_h += rows.grad_y[start:end]
             np.multiply(t, t, out=r)  # the way through tanh(c)
             np.subtract(_ONE, r, out=r)
             r *= o
             r *= grad_h
             grad_c += r
             np.multiply(gates, gates, out=d)
-            np.subtract(gates[:, :2], d[:, :2], out=d[:, :2])
-            np.subtract(_ONE, d[:, 2], out=d[:, 2])
-            np.subtract(o, d[:, 3], out=d[:, 3])
-            d[:, 0] *= g
-            d[:, 1] *= cells[before : before + count]
-            d[:, 2] *= i
-            d[:, 3] *= t
-            d[:, :3] *= grad_c[:, None]
-            d[:, 3] *= grad_h
-            grad_c *= gates[:, 1]
-            step(d.reshape(count, -1), grad_h)
-        return slopes.reshape(len(grad_y), -1)
-
-    # -- GRU ---------------------------------------------------------------------------------
-    def _gru_forward(
-        self, x: Array, h0: Array, weights: RecurrentWeights, batch_sizes: Dims
-    ) -> _Kept:
-        n, hidden = h0.shape
-        two = 2 * hidden
-        halves = np.ones(3 * hidden, F32)
-        halves[:two] = _HALF
-        bias, from_h = _joined(weights, halves), np.zeros((len(x), hidden), F32)
-        if weights.bias_hh is not None and bias is not None and weights.bias_ih is not None:
-            bias[two:] = weights.bias_ih[two:]
-            from_h += weights.bias_hh[two:]
-        gates = self.linear_forward(x, weights.ih * halves[:, None], bias)
-        sigmoids = _Step(self, (weights.hh[:two] * _HALF).T, n, 3 * hidden, tanh=True)
-        share = _Step(self, weights.hh[two:].T, n, hidden)
-        states, product = _with_initial(h0, len(x)), np.empty((n, hidden), F32)
-        for start, count, before in _forwards(n, batch_sizes):
-            z, end, h = gates[start : start + count], start + count, states[before : before + count]
-            both, new, hn = z[:, :two], z[:, two:], from_h[start:end]
-            sigmoids(h, both)
-            share(h, hn)
-            both *= _HALF
-            both += _HALF
-            new += np.multiply(z[:, :hidden], hn, out=product[:count])
-            np.tanh(new, out=new)
-            y = np.subtract(h, new, out=states[n + start : n + end])
-            y *= z[:, hidden:two]
-            y += new
-        return _Kept(x, gates, states, None, from_h)
-
-    def _gru_backward(
-        self,
-        grad_y: Array,
-        h: Array,
-        weights: RecurrentWeights,
-        steps: list[tuple[int, int, int]],
-        kept: _Kept,
-    ) -> tuple[Array, Array]:
-        """Gradients before the gates: (r, z, n) towards x, (n, r, z) towards h."""
-        n, hidden = h.shape
-        two, from_h = 2 * hidden, kept.extra
-        assert from_h is not None
-        joint = np.empty((len(grad_y), 4 * hidden), F32)  # n towards h, r, z, n towards x
-        back = np.concatenate([weights.hh[two:], weights.hh[:two]])
-        step = _Step(self, back, n, hidden, source=4 * hidden)
-        room = np.empty((n, hidden), F32)
-        for start, count, before in steps:
-            end = start + count
-            gates, d, grad_h, r = kept.gates[start:end], joint[start:end], h[:count], room[:count]
-            sigmoids, z, new = gates[:, :two], gates[:, hidden:two], gates[:, two:]
-            grad_h += grad_y[start:end]
-            to_new = np.multiply(new, new, out=d[:, 3 * hidden :])
-            np.subtract(_ONE, to_new, out=to_new)
-            to_new *= np.subtract(_ONE, z, out=r)
-            to_new *= grad_h
-            slope = np.multiply(sigmoids, sigmoids, out=d[:, hidden : 3 * hidden])
-            np.subtract(sigmoids, slope, out=slope)
-            slope[:, :hidden] *= from_h[start:end]
-            slope[:, :hidden] *= to_new
-            slope[:, hidden:] *= np.subtract(kept.states[before : before + count], new, out=r)
-            slope[:, hidden:] *= grad_h
-            np.multiply(to_new, gates[:, :hidden], out=d[:, :hidden])
-            grad_h *= z
-            step(d[:, : 3 * hidden], grad_h)
-        return joint[:, hidden:], joint[:, : 3 * hidden]
-
-    # -- plain -------------------------------------------------------------------------------
-    def _rnn_forward(
-        self, cell: str, x: Array, h0: Array, weights: RecurrentWeights, batch_sizes: Dims
-    ) -> _Kept:
-        n, hidden = h0.shape
-        states = _with_initial(h0, len(x))
-        bias = _joined(weights, np.ones(hidden, F32))
-        states[n:] = self.linear_forward(x, weights.ih, bias)
-        step = _Step(self, weights.hh.T, n, hidden, tanh=cell == "rnn_tanh")
-        for start, count, before in _forwards(n, batch_sizes):
-            z = states[n + start : n + start + count]
-            step(states[before : before + count], z)
-            if cell == "rnn_relu":  # not oneDNN's ReLU, which turns NaN into 0
-                np.maximum(z, 0, out=z)
-        return _Kept(x, states[n:], states, None, None)
-
-    def _rnn_backward(
-        self,
-        cell: str,
-        grad_y: Array,
-        h: Array,
-        weights: RecurrentWeights,
-        steps: list[tuple[int, int, int]],
-        kept: _Kept,
-    ) -> Array:
-        y = kept.gates
-        slopes = y > 0 if cell == "rnn_relu" else _ONE - y * y
-        to_gates = np.empty(y.shape, F32)
-        step = _Step(self, weights.hh, len(h), h.shape[1], source=h.shape[1], add=False)
-        for start, count, _ in steps:
-            grad_h = h[:count]
-            grad_h += grad_y[start : start + count]
-            d = to_gates[start : start + count]
-            np.multiply(grad_h, slopes[start : start + count], out=d)
+            np.subtract(gates[:3], d[:3], out=d[:3])  # slopes of the sigmoids
+            np.subtract(_ONE, d[3], out=d[3])
+            d[0] *= g
+            d[1] *= kept.cells[before : before + count]
+            d[3] *= i
+            d[:2] *= grad_c
+            d[3] *= grad_c
+            d[2] *= t
+            d[2] *= grad_h
+            grad_c *= f
             step(d, grad_h)
         return to_gates
 
-    def _bias_gradients(
-        self, cell: str, to_x: Array, to_h: Array, weights: RecurrentWeights
-    ) -> tuple[Array | None, Array | None]:
-        if weights.bias_ih is None:
-            return None, None
-        ih = self.sum_to_channels(np.ascontiguousarray(to_x))
-        if cell != "gru":
-            return ih, ih.copy()
-        hidden = weights.hh.shape[1]
-        hh = ih.copy()
-        hh[2 * hidden :] = self.sum_to_channels(np.ascontiguousarray(to_h[:, :hidden]))
-        return ih, hh
+    # -- GRU ---------------------------------------------------------------------------------
+    def _gru_forward(self, x: Array, h0: Array, own: _Prepared, batch_sizes: Dims) -> _Kept:
+        n, hidden = h0.shape
+        bias, from_h = own.joined_bias(), np.zeros((1, len(x), hidden), F32)
+        if bias is not None and own.bias_ih is not None and own.bias_hh is not None:
+            bias[2] = own.bias_ih[2]
+            from_h += own.bias_hh[2]
+        gates = self._from_input(x, own, bias)
+        turned = own.hh.transpose(0, 2, 1)
+        to_sigmoids = GateProducts(self, turned[:2], n, gates[0].size)
+        to_new = GateProducts(self, turned[2:], n, gates[0].size)
+        states, product = _with_initial(h0, len(x)), np.empty((n, hidden), F32)
+        for start, count, before in _forwards(n, batch_sizes):
+            end, h = start + count, states[before : before + count]
+            both, new, hn = gates[:2, start:end], gates[2, start:end], from_h[:, start:end]
+            to_sigmoids(h, both)
+            to_new(h, hn)
+            np.tanh(both, out=both)
+            both *= _HALF
+            both += _HALF
+            new += np.multiply(both[0], hn[0], out=product[:count])
+            np.tanh(new, out=new)
+            y = np.subtract(h, new, out=states[n + start : n + end])
+            y *= both[1]
+            y += new
+        return _Kept(x, gates, states, None, from_h[0])
+
+    def _gru_backward(self, rows: _Rows, own: _Prepared, kept: _Kept) -> tuple[Array, Array]:
+        """Gradients before the gates, r, z, n: towards x, and towards h."""
+        assert kept.extra is not None
+        joint = np.empty((4, *kept.gates.shape[1:]), F32)  # n towards x, r, z, n towards h
+        step = GateSum(self, own.hh, len(rows.h), joint[0].size, add=True)
+        room = np.empty(rows.h.shape, F32)
+        for start, end, count, before in rows.steps():
+            gates, d = kept.gates[:, start:end], joint[:, start:end]
+            grad_h, r = rows.h[:count], room[:count]
+            reset, update, new = gates
+            grad_h += rows.grad_y[start:end]
+            to_new = np.multiply(new, new, out=d[0])
+            np.subtract(_ONE, to_new, out=to_new)
+            to_new *= np.subtract(_ONE, update, out=r)
+            to_new *= grad_h
+            slopes = np.multiply(gates[:2], gates[:2], out=d[1:3])
+            np.subtract(gates[:2], slopes, out=slopes)
+            d[1] *= kept.extra[start:end]
+            d[1] *= to_new
+            d[2] *= np.subtract(kept.states[before : before + count], new, out=r)
+            d[2] *= grad_h
+            np.multiply(to_new, reset, out=d[3])
+            grad_h *= update
+            step(d[1:], grad_h)
+        to_h = joint[1:]
+        return np.concatenate([joint[1:3], joint[:1]]), to_h
+
+    # -- plain -------------------------------------------------------------------------------
+    def _rnn_forward(self, x: Array, h0: Array, own: _Prepared, batch_sizes: Dims) -> _Kept:
+        n = len(h0)
+        states = _with_initial(h0, len(x))
+        states[n:] = self._from_input(x, own, own.joined_bias())[0]
+        tanh = own.cell == "rnn_tanh"
+        step = GateProducts(self, own.hh.transpose(0, 2, 1), n, states.size)
+        for start, count, before in _forwards(n, batch_sizes):
+            z = states[n + start : n + start + count]
+            step(states[before : before + count], z[None])
+            if tanh:
+                np.tanh(z, out=z)
+            else:
+                np.maximum(z, 0, out=z)
+        return _Kept(x, states[None, n:], states, None, None)
+
+    def _rnn_backward(self, cell: str, rows: _Rows, own: _Prepared, kept: _Kept) -> Array:
+        y = kept.gates
+        slopes = y > 0 if cell == "rnn_relu" else _ONE - y * y
+        to_gates = np.empty(y.shape, F32)
+        step = GateSum(self, own.hh, len(rows.h), to_gates[0].size)
+        for start, end, count, _ in rows.steps():
+            grad_h, d = rows.h[:count], to_gates[:, start:end]
+            grad_h += rows.grad_y[start:end]
+            np.multiply(grad_h, slopes[:, start:end], out=d)
+            step(d, grad_h)
+        return to_gates
 
 
-class _Step:
-    """z += h @ w, or z = h @ w, with the weights packed; z = tanh(z) in the same pass if wanted.
+class _Prepared:
+    """Weights as (gates, H, inputs) in our order of gates, sigmoids halved if wanted."""
 
-    Args:
-        w: (K, N).
-        rows: of h and z, in most calls.
-        target, source: elements from one row of z, of h, to the next.
-    """
+    def __init__(self, cell: str, weights: RecurrentWeights, halved: bool = True) -> None:
+        self.cell, self.order, self.hidden = cell, _ORDER[cell], weights.hh.shape[1]
+        self.factors = np.ones(len(self.order), F32)
+        if halved:
+            self.factors[: _SIGMOIDS[cell]] = _HALF
+        self.ih, self.hh = self._gates(weights.ih), self._gates(weights.hh)
+        self.bias_ih = None if weights.bias_ih is None else self._gates(weights.bias_ih)
+        self.bias_hh = None if weights.bias_hh is None else self._gates(weights.bias_hh)
 
-    def __init__(
-        self,
-        kernels: CpuRecurrent,
-        w: Array,
-        rows: int,
-        target: int,
-        *,
-        source: int | None = None,
-        tanh: bool = False,
-        add: bool = True,
-    ) -> None:
-        self.w, self.rows, self.tanh, self.add = w, rows, tanh, add
-        source = w.shape[0] if source is None else source
-        key = ("recurrent_step", rows, w.shape, w.strides, target, source, tanh, add)
-        plan = kernels.plans.get(key)
-        if plan is None:
-            plan = kernels.plans.add(key, self._build(kernels.new_plan(), target, source))
-        self.plan: Plan = plan
-        packing, nbytes = plan.meta
-        self.packed = aligned_empty(nbytes)
-        packing.run(w, self.packed)
+    def _gates(self, array: Array) -> Array:
+        parts = array.reshape(len(self.order), self.hidden, *array.shape[1:])
+        out = np.empty(parts.shape, F32)
+        for place, (gate, factor) in enumerate(zip(self.order, self.factors, strict=True)):
+            np.multiply(parts[gate], factor, out=out[place])
+        return out
 
-    def _build(self, plan: Plan, target: int, source: int) -> Plan:
-        inputs, outputs = self.w.shape
-        z = plan.strided((self.rows, outputs), (target, 1))
-        h = plan.strided((self.rows, inputs), (source, 1))
-        post_ops: list[tuple[Any, ...]] = [("sum", 1.0)] if self.add else []
-        if self.tanh:
-            post_ops.append(("eltwise", _TANH))
-        kind = plan.describe(
-            "matmul", h, plan.any((inputs, outputs)), None, z, plan.attributes(*post_ops)
-        )
-        packed = plan.query(kind, QUERY_WEIGHTS)
-        arguments = {ARG_SRC: plan.external(h), ARG_WEIGHTS: plan.external(packed)}
-        plan.call(kind, {**arguments, ARG_DST: plan.external(z)})
-        packing = Plan(plan.engine, plan.scratch)
-        steps = [s // self.w.itemsize for s in self.w.strides]
-        given = packing.strided(self.w.shape, steps)
-        packing.reorder(given, packing.external(given), packed, packing.external(packed))
-        plan.meta = packing.seal(), plan.nbytes(packed)
-        return plan
+    def joined_bias(self) -> Array | None:
+        """The sum of both biases, (gates, H)."""
+        if self.bias_ih is None or self.bias_hh is None:
+            return None
+        total: Array = self.bias_ih + self.bias_hh
+        return total
 
-    def __call__(self, h: Array, z: Array) -> None:
-        if len(h) == self.rows:
-            self.plan.run(h, self.packed, z)
-            return
-        if self.add:
-            z += h @ self.w
-        else:
-            np.matmul(h, self.w, out=z)
-        if self.tanh:
-            np.tanh(z, out=z)
+
+class _Rows(NamedTuple):
+    """The gradient of the output, that of the state (changed step by step), and the steps."""
+
+    grad_y: Array
+    h: Array
+    backwards: list[tuple[int, int, int]]
+
+    def steps(self) -> Iterator[tuple[int, int, int, int]]:
+        """(first row, end, rows, first row of the states before), from the last step on."""
+        for start, count, before in self.backwards:
+            yield start, start + count, count, before
 
 
 def _with_initial(first: Array, rows: int) -> Array:
@@ -376,24 +334,12 @@ def _with_initial(first: Array, rows: int) -> Array:
     return states
 
 
-def _joined(weights: RecurrentWeights, scale: Array) -> Array | None:
-    """The sum of both biases, scaled."""
-    if weights.bias_ih is None or weights.bias_hh is None:
-        return None
-    total: Array = (weights.bias_ih + weights.bias_hh) * scale
-    return total
-
-
 def _forwards(n: int, batch_sizes: Dims) -> Iterator[tuple[int, int, int]]:
     """(first row, rows, first row of the states before, among those with the initial ones)."""
     before = 0
     for start, count in spans(batch_sizes):
         yield start, count, before
         before = n + start
-
-
-def _backwards(n: int, batch_sizes: Dims) -> Iterator[tuple[int, int, int]]:
-    return reversed(list(_forwards(n, batch_sizes)))
 
 
 def _before(states: Array, n: int, batch_sizes: Dims) -> Array:
