@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workloads import BATCHES, TITLES
+from workloads import BATCHES, IMAGES, TITLES
 
 HERE = Path(__file__).resolve().parent
 TORCH = ("torch", "torch channels_last")
@@ -120,7 +120,7 @@ def contestants(names: list[str], workload: str, ranks: int) -> Iterator[list[Co
 
 def measure(workload: str, ranks: int, rounds: int, seconds: float) -> dict[str, Any]:
     """One row of the table: times per round of every contestant."""
-    names = ["allgrad", *TORCH[: 1 if workload == "mlp" else 2]]
+    names = ["allgrad", *TORCH[: 2 if workload in IMAGES else 1]]
     if ranks == 1:
         names.insert(1, "allgrad+ddp")
     with contestants(names, workload, ranks) as field:

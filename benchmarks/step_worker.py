@@ -16,14 +16,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from workloads import BATCHES, build
+from workloads import batch, build, optimizer_of
 
 # Steps of training to time in turn, and something that waits until all ranks are there.
 Contestant = tuple[list[Callable[[], float]], Callable[[], None]]
 
 
 def make_allgrad(workload: str, ranks: int, wrapped: bool) -> Contestant:
-    """Forward, loss, backward and SGD with momentum in allgrad.
+    """Forward, loss, backward and the optimizer's step in allgrad.
 
     Wrapped at size 1, the same network's step with and without the wrapper take turns.
     """
@@ -38,11 +38,10 @@ def make_allgrad(workload: str, ranks: int, wrapped: bool) -> Contestant:
     ag.manual_seed(0)
     net: Any = build(workload, nn, F)
     rng = np.random.default_rng(int(os.environ.get("BENCH_RANK", "0")))
-    shape = BATCHES[workload]
-    x = ag.tensor(rng.standard_normal(shape, np.float32))
-    target = ag.tensor(rng.integers(0, 10, shape[0]))
+    x, target = (ag.tensor(array) for array in batch(workload, rng))
     model = ddp.DistributedDataParallel(net) if wrapped else net
-    optimizer = optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    kind, settings = optimizer_of(workload)
+    optimizer = getattr(optim, kind)(net.parameters(), **settings)
     loss_of = F.nll_loss if workload == "convnet" else F.cross_entropy
 
     def step(model: Any) -> float:
@@ -71,16 +70,15 @@ def make_torch(workload: str, ranks: int, channels_last: bool) -> Contestant:
     torch.manual_seed(0)
     net: Any = build(workload, nn, F)
     rng = np.random.default_rng(rank)
-    shape = BATCHES[workload]
-    x = torch.from_numpy(rng.standard_normal(shape, np.float32))
-    target = torch.from_numpy(rng.integers(0, 10, shape[0]))
+    x, target = (torch.tensor(array) for array in batch(workload, rng))
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     model = net
     if ranks > 1:
         model = nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    kind, settings = optimizer_of(workload)
+    optimizer = getattr(torch.optim, kind)(net.parameters(), **settings)
     loss_of = F.nll_loss if workload == "convnet" else F.cross_entropy
 
     def step() -> float:

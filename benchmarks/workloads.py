@@ -1,27 +1,55 @@
-"""The four training workloads, written once for both frameworks.
+"""The seven training workloads, written once for both frameworks.
 
 `build` takes the namespaces `nn` and `F` of allgrad or of torch: the source of the networks is
-the same to the letter, which is what makes the comparison a fair one.
+the same to the letter, which is what makes the comparison a fair one. The networks of sequences
+are in `sequences.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-# name: (shape of one batch, batch size)
-BATCHES = {
+import numpy as np
+import sequences
+
+BATCHES = {  # shape of one batch of the images; the sequences have theirs in `sequences.py`
     "mlp": (128, 784),
     "convnet": (64, 1, 28, 28),
     "resnet20": (128, 3, 32, 32),
     "resnet18": (32, 3, 32, 32),
+    **{name: workload.shape for name, workload in sequences.WORKLOADS.items()},
 }
+IMAGES = ("convnet", "resnet20", "resnet18")  # PyTorch runs these in two memory layouts
 
 TITLES = {
     "mlp": "MLP 784-512-512-10, batch 128",
     "convnet": "ConvNet (MNIST), batch 64",
     "resnet20": "ResNet-20 (CIFAR), batch 128",
     "resnet18": "ResNet-18 (CIFAR), batch 32",
+    **{name: workload.title for name, workload in sequences.WORKLOADS.items()},
 }
+
+
+class Optimizer(NamedTuple):
+    """A class of `optim` and its settings."""
+
+    kind: str
+    settings: dict[str, float]
+
+
+def optimizer_of(workload: str) -> Optimizer:
+    """What the workload is trained with."""
+    if workload in sequences.WORKLOADS:
+        return Optimizer(*sequences.WORKLOADS[workload].optimizer)
+    return Optimizer("SGD", {"lr": 1e-3, "momentum": 0.9})
+
+
+def batch(workload: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Random inputs and targets."""
+    if workload in sequences.WORKLOADS:
+        return sequences.WORKLOADS[workload].batch(rng)
+    shape = BATCHES[workload]
+    return rng.standard_normal(shape, np.float32), rng.integers(0, 10, shape[0])
 
 
 def build(workload: str, nn: Any, F: Any) -> Any:  # noqa: N803 - the usual name
@@ -34,6 +62,8 @@ def build(workload: str, nn: Any, F: Any) -> Any:  # noqa: N803 - the usual name
         return _resnet(nn, F, (3, 3, 3), 16)
     if workload == "resnet18":
         return _resnet(nn, F, (2, 2, 2, 2), 64)
+    if workload in sequences.WORKLOADS:
+        return sequences.WORKLOADS[workload].build(nn)
     raise ValueError(f"unknown workload {workload!r}; known: {', '.join(BATCHES)}")
 
 
