@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 
 from ..autograd import no_grad
-from ..errors import OptionError, ShapeError
+from ..errors import ArgumentError, OptionError
+from ..ops.activation import erf
 from ..tensors import Tensor
 
 _GAINS = {
@@ -37,6 +39,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
+        if isinstance(slope, bool) or not isinstance(slope, int | float):
+            raise OptionError(
+                f"calculate_gain: expected a number as negative slope, came {param!r}"
+            )
         return math.sqrt(2.0 / (1 + slope**2))
     if nonlinearity not in _GAINS:
         raise OptionError.unknown("nonlinearity", nonlinearity, (*_GAINS, "leaky_relu"))
@@ -46,7 +52,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def _fans(tensor: Tensor) -> tuple[int, int]:
     """(fan in, fan out) of a weight (out, in, *kernel)."""
     if tensor.ndim < 2:
-        raise ShapeError(
+        raise ArgumentError(
             f"init: fan in and fan out need at least 2 dimensions, came {tuple(tensor.shape)}"
         )
     field = math.prod(tensor.shape[2:])
@@ -57,6 +63,11 @@ def _fan(tensor: Tensor, mode: str) -> int:
     if mode not in ("fan_in", "fan_out"):
         raise OptionError.unknown("mode", mode, ("fan_in", "fan_out"))
     return _fans(tensor)[mode == "fan_out"]
+
+
+def _nothing_to_fill(tensor: Tensor) -> Tensor:
+    warnings.warn("Initializing zero-element tensors is a no-op", UserWarning, stacklevel=3)
+    return tensor
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
@@ -79,17 +90,45 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Any = None,
 ) -> Tensor:
-    """Normally distributed numbers, drawn again while outside [a, b]."""
+    """Numbers of a normal distribution that is cut off outside of [a, b]."""
+    if mean < a - 2 * std or mean > b + 2 * std:
+        warnings.warn(
+            f"trunc_normal_: mean {mean} is more than 2 std from [{a}, {b}]; the distribution of "
+            "values may be incorrect",
+            UserWarning,
+            stacklevel=2,
+        )
     with no_grad():
         tensor.normal_(mean, std, generator=generator)
-        outside = (tensor._array < a) | (tensor._array > b)
-        while outside.any():
-            again = Tensor(np.empty(int(outside.sum()), tensor._array.dtype))
-            again.normal_(mean, std, generator=generator)
-            tensor._array[outside] = again._array
+        values = tensor._array
+        for _ in range(16):  # draw again while outside: a few rounds, as a rule
+            outside = (values < a) | (values > b)
+            if not outside.any():
+                return tensor
+            again = Tensor(np.empty(int(outside.sum()), values.dtype))
+            values[outside] = again.normal_(mean, std, generator=generator)._array
             tensor._bump_version()
-            outside = (tensor._array < a) | (tensor._array > b)
+        outside = (values < a) | (values > b)
+        draws = Tensor(np.empty(int(outside.sum()), np.float64)).uniform_(generator=generator)
+        values[outside] = _inverse_normal(draws._array, mean, std, a, b)
+        tensor._bump_version()
     return tensor
+
+
+def _inverse_normal(share: np.ndarray, mean: float, std: float, a: float, b: float) -> np.ndarray:
+    """Where the normal distribution within [a, b] has reached `share`, by bisection."""
+
+    def reached(x: np.ndarray) -> np.ndarray:
+        return np.asarray(erf((x - mean) / (std * math.sqrt(2.0))))
+
+    low, high = np.full(share.shape, float(a)), np.full(share.shape, float(b))
+    start, end = reached(low), reached(high)
+    target = start + share * (end - start)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        below = reached(middle) < target
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.clip(0.5 * (low + high), a, b)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -111,7 +150,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix."""
     if tensor.ndim != 2:
-        raise ShapeError(f"eye_: expected a matrix, came {tuple(tensor.shape)}")
+        raise ArgumentError(f"eye_: expected a matrix, came {tuple(tensor.shape)}")
     with no_grad():
         return tensor.copy_(Tensor(np.eye(*tensor.shape, dtype=tensor._array.dtype)))
 
@@ -119,7 +158,7 @@ def eye_(tensor: Tensor) -> Tensor:
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """A convolution weight that passes its input channels through."""
     if tensor.ndim not in (3, 4, 5) or tensor.shape[0] % groups:
-        raise ShapeError(
+        raise ArgumentError(
             f"dirac_: expected a weight of 3 to 5 dimensions whose outputs divide by {groups}, "
             f"came {tuple(tensor.shape)}"
         )
@@ -152,6 +191,8 @@ def kaiming_uniform_(
     generator: Any = None,
 ) -> Tensor:
     """Uniform with variance gain**2 / fan (He et al. 2015)."""
+    if 0 in tensor._array.shape:
+        return _nothing_to_fill(tensor)
     bound = calculate_gain(nonlinearity, a) * math.sqrt(3.0 / _fan(tensor, mode))
     return uniform_(tensor, -bound, bound, generator)
 
@@ -164,6 +205,8 @@ def kaiming_normal_(
     generator: Any = None,
 ) -> Tensor:
     """Normal with variance gain**2 / fan (He et al. 2015)."""
+    if 0 in tensor._array.shape:
+        return _nothing_to_fill(tensor)
     std = calculate_gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode))
     return normal_(tensor, 0.0, std, generator)
 
@@ -171,7 +214,9 @@ def kaiming_normal_(
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tensor:
     """A (semi-)orthogonal matrix (Saxe et al. 2013); dimensions after the first are joined."""
     if tensor.ndim < 2:
-        raise ShapeError(f"orthogonal_: expected at least 2 dimensions, came {tensor.ndim}")
+        raise ArgumentError(f"orthogonal_: expected at least 2 dimensions, came {tensor.ndim}")
+    if not tensor.numel():
+        return tensor
     rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
     flat = Tensor(np.empty((max(rows, columns), min(rows, columns)), tensor._array.dtype))
     flat.normal_(0, 1, generator=generator)
@@ -185,7 +230,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
     """Normal, with a share `sparsity` of each column set to 0 (Martens 2010)."""
     if tensor.ndim != 2:
-        raise ShapeError(f"sparse_: expected a matrix, came {tuple(tensor.shape)}")
+        raise ArgumentError(f"sparse_: expected a matrix, came {tuple(tensor.shape)}")
     rows = tensor.shape[0]
     count = math.ceil(sparsity * rows)
     with no_grad():

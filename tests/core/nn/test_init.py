@@ -51,6 +51,45 @@ def test_trunc_normal():
     assert 2.45 < values.max() <= 2.5
 
 
+def test_trunc_normal_far_from_its_mean():
+    with pytest.warns(UserWarning, match="2 std"):
+        values = spread(init.trunc_normal_(empty(2000), 6, 1, -2, 2))
+    assert values.min() > 1.0
+    assert values.max() <= 2
+    assert abs(values.mean() - 1.77) < 0.03  # of a normal distribution 4 std below its mean
+
+
+def test_nothing_to_fill():
+    for fill in (init.kaiming_uniform_, init.kaiming_normal_):
+        with pytest.warns(UserWarning, match="no-op"):
+            assert fill(empty(0, 3)).shape == (0, 3)
+    assert init.orthogonal_(empty(0, 3)).shape == (0, 3)
+
+
+MISTAKES = {
+    "gain name": lambda lib, init: init.calculate_gain("x"),
+    "gain slope": lambda lib, init: init.calculate_gain("leaky_relu", "a"),
+    "xavier": lambda lib, init: init.xavier_uniform_(lib.empty(3)),
+    "kaiming": lambda lib, init: init.kaiming_normal_(lib.empty(3)),
+    "kaiming mode": lambda lib, init: init.kaiming_uniform_(lib.empty(3, 3), mode="x"),
+    "eye": lambda lib, init: init.eye_(lib.empty(3)),
+    "dirac": lambda lib, init: init.dirac_(lib.empty(3, 3)),
+    "dirac groups": lambda lib, init: init.dirac_(lib.empty(3, 3, 3), 2),
+    "orthogonal": lambda lib, init: init.orthogonal_(lib.empty(3)),
+    "sparse": lambda lib, init: init.sparse_(lib.empty(3), 0.1),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_raise_what_pytorch_raises(name):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - its type is what is asked for
+        MISTAKES[name](torch, torch.nn.init)
+    with pytest.raises(theirs.type):
+        MISTAKES[name](ag, init)
+
+
 def test_constants():
     assert spread(init.constant_(empty(3), 4)).tolist() == [4, 4, 4]
     assert spread(init.ones_(empty(2))).tolist() == [1, 1]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.losses import CLASSES, IMAGE, LOGITS, LOSSES, PLANE, SHARES, STEPS, UNIT, WEIGHT
+from support.tolerances import GRADIENT, assert_close
 from support.twin import both
 
 import allgrad as ag
@@ -156,6 +157,42 @@ def test_ctc_without_any_alignment(zero):
 
     x = np.log(np.random.default_rng(3).dirichlet(np.ones(4), (3, 2)))
     both(scenario, x=x, y=np.array([[1, 1, 2], [1, 2, 0]]))
+
+
+@pytest.mark.parametrize("head_bias", [False, True])
+def test_adaptive_log_softmax(head_bias):
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(8, 12, [3, 6], 2.0, head_bias).double()
+    ours = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [3, 6], 2.0, head_bias).double()
+    assert repr(ours) == repr(theirs)
+    ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+    rng = np.random.default_rng(0)
+    array, classes = rng.standard_normal((9, 8)), np.array([0, 11, 3, 5, 6, 2, 1, 8, 4])
+    found = []
+    for lib, layer in ((ag, ours), (torch, theirs)):
+        x, t = lib.tensor(array, requires_grad=True), lib.tensor(classes)
+        result = layer(x, t)
+        result.loss.backward()
+        one = layer(x[0], t[0])
+        found.append(
+            [result.output, result.loss, x.grad, one.output, layer.log_prob(x), layer.predict(x)]
+            + [p.grad for p in layer.parameters()]
+        )
+    for a, b in zip(*found, strict=True):
+        assert_close(a.detach().numpy(), b.detach().numpy(), GRADIENT)
+
+
+@pytest.mark.parametrize("make", [
+    lambda lib: lib.nn.AdaptiveLogSoftmaxWithLoss(4, 9, []),
+    lambda lib: lib.nn.AdaptiveLogSoftmaxWithLoss(4, 9, [5, 3]),
+    lambda lib: lib.nn.AdaptiveLogSoftmaxWithLoss(4, 9, [9]),
+    lambda lib: lib.nn.AdaptiveLogSoftmaxWithLoss(4, 9, [3], 2)(lib.ones(2, 4), lib.tensor([1])),
+    lambda lib: lib.nn.AdaptiveLogSoftmaxWithLoss(4, 9, [3], 2)(lib.ones(1, 4), lib.tensor([9])),
+])  # fmt: skip
+def test_adaptive_log_softmax_mistakes(make):
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - its type is what is asked for
+        make(torch)
+    with pytest.raises(theirs.type):
+        make(ag)
 
 
 # name -> (call, what its message must name): the exception must be one of the type PyTorch raises.
