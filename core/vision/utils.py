@@ -17,13 +17,14 @@ from .transforms.pictures import pillow
 __all__ = ["make_grid", "save_image"]
 
 
-def _batch(tensor: Tensor | Sequence[Tensor]) -> np.ndarray:
+def _batch(tensor: Any) -> np.ndarray:
     """Images as one array (N, C, H, W) of 3 channels, or more than 3."""
-    given = list(tensor) if isinstance(tensor, list | tuple) else [tensor]
+    listed = isinstance(tensor, list | tuple)
+    given = list(tensor) if listed else [tensor]
     if not given or not all(isinstance(t, Tensor) for t in given):
         kinds = sorted({type(t).__name__ for t in given}) or "nothing"
         raise TypeError(f"make_grid: expected a tensor or a list of tensors, came {kinds}")
-    if isinstance(tensor, list | tuple):
+    if listed:
         shapes = {tuple(t.shape) for t in given}
         if len(shapes) != 1:
             raise ShapeError(f"make_grid: expected images of one shape, came {sorted(shapes)}")
@@ -33,7 +34,7 @@ def _batch(tensor: Tensor | Sequence[Tensor]) -> np.ndarray:
     if images.ndim == 2:
         images = images[None, None]
     elif images.ndim == 3:  # one image (C, H, W), or a list of grey ones (H, W)
-        images = images[:, None] if isinstance(tensor, list | tuple) else images[None]
+        images = images[:, None] if listed else images[None]
     if images.ndim != 4:
         raise ShapeError(f"make_grid: expected images (N, C, H, W), came shape {images.shape}")
     return np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images

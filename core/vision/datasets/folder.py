@@ -91,7 +91,7 @@ class DatasetFolder(Dataset[tuple[Any, Any]]):
             )
         endings = tuple(e.lower() for e in self.extensions or ())
         valid = is_valid_file or (lambda path: path.lower().endswith(endings))
-        samples = []
+        samples: list[tuple[str, int]] = []
         for name in sorted(self.class_to_idx):
             number = self.class_to_idx[name]
             before = len(samples)

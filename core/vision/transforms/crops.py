@@ -12,7 +12,7 @@ from .base import on_image
 from .geometry import CenterCrop, pair
 
 
-def five_crop(image: Any, size: int | Sequence[int]) -> tuple[Any, Any, Any, Any, Any]:
+def five_crop(image: Any, size: int | Sequence[int]) -> tuple[Any, ...]:
     """The four corners (upper left, upper right, lower left, lower right) and the middle.
 
     Raises:
@@ -35,7 +35,7 @@ def five_crop(image: Any, size: int | Sequence[int]) -> tuple[Any, Any, Any, Any
         return on_image(image, cut, "five_crop")
 
     places = ((False, False), (False, True), (True, False), (True, True))
-    return (*(corner(*place) for place in places), CenterCrop((height, width))(image))  # type: ignore[return-value]
+    return (*(corner(*place) for place in places), CenterCrop((height, width))(image))
 
 
 def ten_crop(image: Any, size: int | Sequence[int], vertical_flip: bool = False) -> tuple[Any, ...]:

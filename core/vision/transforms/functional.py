@@ -156,7 +156,8 @@ def resize(
     mode = mode_name(interpolation)
 
     def change(array: np.ndarray) -> np.ndarray:
-        to = output_size(*array.shape[-3:-1], size, max_size, "resize")
+        height, width = array.shape[-3:-1]
+        to = output_size(height, width, size, max_size, "resize")
         return resized(array, to, mode, bool(antialias))
 
     return on_image(img, change, "resize")
@@ -207,7 +208,8 @@ def affine(
     mode = mode_name(interpolation, ("nearest", "bilinear"))
     if scale <= 0:
         raise OptionError(f"affine: expected scale > 0, came {scale}")
-    both = (shear, 0.0) if isinstance(shear, int | float) else (*shear, 0.0)[:2]
+    given = [shear] if isinstance(shear, int | float) else list(shear)
+    both = (given[0], given[1] if len(given) > 1 else 0.0)
 
     def change(array: np.ndarray) -> np.ndarray:
         height, width = array.shape[-3:-1]

@@ -83,7 +83,7 @@ def _matrix(before: int, after: int, mode: str, antialias: bool, dtype: type) ->
             x = source - (below + offset)
             share = _triangle(x) if mode == "bilinear" else _cubic(x, -0.75)
             np.add.at(weights, (np.arange(after), np.clip(below + offset, 0, before - 1)), share)
-    made = weights.astype(dtype)
+    made: np.ndarray = weights.astype(dtype)
     made.flags.writeable = False
     return made
 

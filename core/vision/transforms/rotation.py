@@ -7,7 +7,6 @@ relative to the middle of the image.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,10 +24,13 @@ Fill = float | Sequence[float] | None
 
 def _degrees(degrees: float | Sequence[float], who: str) -> tuple[float, float]:
     """(low, high) from one number or two."""
-    limits = (-degrees, degrees) if isinstance(degrees, numbers.Real) else tuple(degrees)  # type: ignore[arg-type, operator]
+    if isinstance(degrees, int | float):
+        limits: tuple[float, ...] = (-degrees, degrees)
+    else:
+        limits = tuple(float(d) for d in degrees)
     if len(limits) != 2 or limits[0] > limits[1]:
         raise OptionError(f"{who}: expected d >= 0 or (low, high), came {degrees}")
-    return float(limits[0]), float(limits[1])
+    return limits[0], limits[1]
 
 
 class RandomRotation(Transform):
@@ -97,10 +99,10 @@ class RandomAffine(Transform):
         self.translate, self.scale = translate, scale
         if shear is None:
             self.shear: tuple[float, ...] | None = None
-        elif isinstance(shear, numbers.Real) or len(shear) == 2:  # type: ignore[arg-type]
+        elif isinstance(shear, int | float) or len(shear) == 2:
             self.shear = (*_degrees(shear, "RandomAffine"), 0.0, 0.0)
         else:
-            self.shear = tuple(float(s) for s in shear)  # type: ignore[union-attr]
+            self.shear = tuple(float(s) for s in shear)
         self.interpolation = mode_name(interpolation, _INTERPOLATIONS)
         self.fill, self.center = fill, center
 

@@ -43,7 +43,7 @@ OTHERS = [
     ("wide_resnet16_4", 2_748_890, (2, 3, 32, 32)),
     ("wide_resnet28_10", 36_479_194, None),
 ]
-SMALL_INPUT = {"resnet18": 32, "resnext50_32x4d": 32, "mobilenet_v2": 32, "vgg11_bn": 32}
+SMALL_INPUT = {"resnet18": 32, "mobilenet_v2": 32, "vgg11_bn": 32}
 
 
 @pytest.fixture
