@@ -46,11 +46,12 @@ def array_of(data: Any, dtype: Any = None) -> np.ndarray:
     elif isinstance(data, np.ndarray | np.generic):
         array = np.asarray(data)
     else:
-        array = _from_nested(data)
+        array = _from_nested(data, rounded=dtype is None)
     return array if dtype is None else array.astype(dtypes.to_numpy(dtype), copy=False)
 
 
-def _from_nested(data: Any) -> np.ndarray:
+def _from_nested(data: Any, rounded: bool) -> np.ndarray:
+    """The array of numbers or nested lists; `rounded` gives Python floats the default dtype."""
     if isinstance(data, list | tuple):
         if data and all(isinstance(e, TensorBase | np.ndarray) for e in data):
             return np.stack([array_of(e) for e in data])
@@ -64,6 +65,8 @@ def _from_nested(data: Any) -> np.ndarray:
     if array.size == 0 and isinstance(data, list | tuple):
         return array.astype(dtypes.get_default_dtype().numpy)
     kind = array.dtype.kind
+    if not rounded:  # a dtype was asked for: round once, to that one
+        return array
     if kind in dtypes.FLOATING and not _holds_numpy(data):
         return array.astype(dtypes.get_default_dtype().numpy)
     if kind == "c" and not _holds_numpy(data):
@@ -101,5 +104,5 @@ def legacy_array(args: tuple[Any, ...], to: np.dtype[Any] | None = None) -> np.n
     if len(args) == 1 and not isinstance(args[0], int | np.integer | Size):
         if isinstance(args[0], float | np.floating | str):
             raise TypeError(f"Tensor: expected a sequence or sizes, came {args[0]!r}")
-        return np.array(array_of(args[0])).astype(to)
+        return np.array(array_of(args[0], to))
     return np.empty(shape_of("Tensor", args or (0,)), to)

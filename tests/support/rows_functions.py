@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 from support.inputs import Spec, apart, booleans, normal, positive, uniform
 from support.op_table import row
 
@@ -213,41 +212,6 @@ def _parts(lib, z):
     return lib.real(z), lib.imag(z)
 
 
-def infinite(*shape, **options) -> Spec:
-    """Numbers of which some are infinite or nan."""
-
-    def draw(rng, s):
-        special = rng.choice([0.0, 1.0, -1.0, np.inf, -np.inf, np.nan], s)
-        return np.where(rng.random(s) < 0.5, special, rng.standard_normal(s))
-
-    return Spec(draw, shape, **options)
-
-
-def _special_values():
-    """What functions make of inf, nan and 0; finite differences have no say there."""
-    for name in (
-        "exp2", "log1p", "asin", "acosh", "atanh", "erfc", "erfinv", "lgamma", "digamma", "logit",
-        "sinc", "sgn", "nan_to_num", "frac", "angle", "cummax", "cumprod", "nansum", "median",
-    ):  # fmt: skip
-        dims = {"cummax": (0,), "cumprod": (0,)}.get(name, ())
-        yield row(
-            f"{name}_special", "",
-            lambda lib, F, x, n=name, d=dims: _values(getattr(x.detach(), n)(*d)),
-            infinite(5, 6), batches=(), differentiable=False,
-        )  # fmt: skip
-    for name in ("atan2", "hypot", "logaddexp", "fmax", "fmin", "xlogy", "copysign", "heaviside"):
-        yield row(
-            f"{name}_special", "",
-            lambda lib, F, x, y, n=name: getattr(x.detach(), n)(y.detach()),
-            infinite(5, 6), infinite(5, 6), batches=(), differentiable=False,
-        )  # fmt: skip
-
-
-def _values(result):
-    return result[0] if isinstance(result, tuple) else result
-
-
 ROWS = [
     *_unary(), *_pairs(), *_reductions(), *_statistics(), *_scans(), *_complex(),
-    *_special_values(),
 ]  # fmt: skip

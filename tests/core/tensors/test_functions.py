@@ -156,6 +156,42 @@ def test_value(text):
     same(ours, theirs, text)
 
 
+SPECIAL = [NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.3, 3.7, 1e-30, -1e30]
+ONE = (
+    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin tan asin acos atan sinh cosh "
+    "tanh asinh acosh atanh sigmoid erf erfc erfinv lgamma digamma logit sinc sign sgn nan_to_num "
+    "frac angle floor round square abs deg2rad relu nansum nanmean median nanmedian sum norm prod "
+    "diff msort signbit isposinf"
+).split()
+ALONG = "cummax cummin cumprod cumsum logcumsumexp logsumexp softmax amax sort".split()
+TWO = (
+    "add mul div pow atan2 hypot logaddexp logaddexp2 fmax fmin maximum minimum xlogy copysign "
+    "heaviside nextafter fmod remainder floor_divide float_power clamp_min eq le isclose logical_or"
+).split()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_special_values(dtype):
+    """What functions make of nan, infinities, zeros of both signs, and numbers out of range."""
+    wrong = []
+    for name in [*ONE, *ALONG, *TWO]:
+        results = []
+        for lib in (ag, torch):
+            x = lib.tensor(SPECIAL, dtype=getattr(lib, dtype))
+            if name in TWO:
+                results.append(plain(getattr(x.reshape(-1, 1) * 1, name)(x)))
+            elif name in ALONG:
+                results.append([plain(getattr(x[: i + 1], name)(0)) for i in range(len(SPECIAL))])
+            else:
+                results.append(plain(getattr(x, name)()))
+        try:
+            same(*results, name)
+        except AssertionError as err:
+            wrong.append(str(err))
+    assert not wrong, "\n".join(wrong)
+
+
 # Where several elements are equal, or at a kink: how PyTorch shares the gradient among them.
 TIED = [0.0, 2.0, 2.0, -1.0, 2.0, -1.0, 0.0, -0.0]
 SHARES = [

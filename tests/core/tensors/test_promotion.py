@@ -162,7 +162,7 @@ def test_casts(dtype):
     y = x.to(dtype)
     assert y.dtype is dtype
     expected = torch.tensor([0.0, 1.0, 2.9]).to(getattr(torch, dtype.name))
-    np.testing.assert_array_equal(y.numpy(), expected.numpy())
+    assert y.tolist() == expected.tolist()
     assert y.to(dtype) is y
     assert y.to(dtype, copy=True) is not y
 
@@ -177,6 +177,16 @@ def test_casts(dtype):
 def test_dtype_of_new_tensors(data, name):
     assert ag.tensor(data).dtype.name == name == str(torch.tensor(data).dtype)[6:]
     assert tuple(ag.tensor(data).shape) == tuple(torch.tensor(data).shape)
+
+
+def test_python_numbers_are_rounded_once():
+    """To the dtype asked for, not to the default one before."""
+    assert ag.tensor([0.1], dtype=ag.float64).item() == 0.1
+    assert ag.tensor(0.1, dtype=ag.float64).item() == 0.1
+    assert ag.tensor([0.1 + 0.2j], dtype=ag.complex128).item() == 0.1 + 0.2j
+    assert ag.tensor([16777217.0], dtype=ag.int64).item() == 16777217
+    assert ag.tensor([[0.1], [1]], dtype=ag.float64)[0].item() == 0.1
+    assert ag.as_tensor([0.1], dtype=ag.float64).item() == 0.1
 
 
 CREATION = [
