@@ -201,6 +201,7 @@ def lerp(input: Any, end: Any, weight: Any) -> Any:
     _need_tensors("lerp", input, end)
     _need("lerp", dtypes.DIFFERENTIABLE, "floating point tensors", input)
     _one_dtype("lerp", input, end=end, weight=weight)
+    promote.check_broadcast("lerp", input, end, weight)
     change = sub(end, input)
     if isinstance(weight, TensorBase):
         return add(input, mul(change, weight))
@@ -212,6 +213,7 @@ def lerp(input: Any, end: Any, weight: Any) -> Any:
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     """input + value * tensor1 * tensor2, broadcast."""
     _need_tensors("addcmul", input, tensor1, tensor2)
+    promote.check_broadcast("addcmul", input, tensor1, tensor2)
     return add(input, mul(tensor1, tensor2), alpha=value)
 
 
@@ -222,6 +224,7 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
         RuntimeError: both tensors to be divided hold integers.
     """
     _need_tensors("addcdiv", input, tensor1, tensor2)
+    promote.check_broadcast("addcdiv", input, tensor1, tensor2)
     if promote.result_dtype(tensor1, tensor2).kind in "iub":
         raise DtypeError(
             f"addcdiv: integer division is not supported, came {tensor1.dtype} and "

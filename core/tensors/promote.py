@@ -48,6 +48,18 @@ def binary(op: Op, name: str, a: Any, b: Any, floating: bool = False) -> Any:
         raise mismatch(name, err, a, b) from err
 
 
+def check_broadcast(name: str, *values: Any) -> None:
+    """Raise unless the shapes of the tensors among `values` broadcast together.
+
+    Raises:
+        ShapeError: they do not; the message names the function and all shapes.
+    """
+    try:
+        np.broadcast_shapes(*(v._array.shape for v in values if isinstance(v, TensorBase)))
+    except ValueError as err:
+        raise mismatch(name, err, *values) from err
+
+
 def mismatch(name: str, err: Exception, *tensors: Any) -> ShapeError:
     """The error for shapes that do not broadcast, naming them all."""
     shapes = " and ".join(str(tuple(t.shape)) for t in tensors if isinstance(t, TensorBase))

@@ -16,8 +16,8 @@ from ..ops.elementwise import Flat
 from ..ops.softmax import LogSoftmax, Softmax
 from .arithmetic import div, sub, where
 from .autocasting import widens
-from .graph import apply
-from .promote import cast, refuse_complex
+from .graph import TensorBase, apply
+from .promote import cast, check_broadcast, not_a_tensor, refuse_complex
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", ["values", "indices"])
 MinAndMax = namedtuple("MinAndMax", ["min", "max"])
@@ -93,6 +93,8 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def renamed(*args: Any, **kwargs: Any) -> Any:
+        if not isinstance(args[0] if args else kwargs.get("input"), TensorBase):
+            raise not_a_tensor(function.__name__, args[0] if args else kwargs.get("input"))
         if kwargs:
             for theirs, ours in (("axis", "dim"), ("keepdims", "keepdim")):
                 if theirs in kwargs and ours not in kwargs:
@@ -357,6 +359,7 @@ def _is_something(x: np.ndarray) -> np.ndarray:
 
 def dist(input: Any, other: Any, p: Any = 2) -> Any:
     """`norm` of input - other, broadcast."""
+    check_broadcast("dist", input, other)
     return norm(sub(input, other), p)
 
 

@@ -15,7 +15,7 @@ from ..ops.index import Gather
 from .graph import TensorBase, apply
 from .logic import logical_xor
 from .mutating import in_place
-from .promote import cast, refuse_complex
+from .promote import cast, not_a_tensor, refuse_complex
 from .reductions import ValuesAndIndices, axis_of
 
 __all__ = [
@@ -38,7 +38,9 @@ def _running(op: Callable[[int], Op], input: Any, dim: int, name: str) -> Any:
     return apply(op(axis), input)
 
 
-def _summable(input: Any, dtype: Any) -> Any:
+def _summable(name: str, input: Any, dtype: Any) -> Any:
+    if not isinstance(input, TensorBase):
+        raise not_a_tensor(name, input)
     if dtype is None and input._array.dtype.kind in "iub":
         dtype = dtypes.int64
     return input if dtype is None else cast(input, dtypes.to_numpy(dtype))
@@ -51,7 +53,7 @@ def cumsum(input: Any, dim: int, *, dtype: Any = None) -> Any:
     >>> ag.cumsum(ag.tensor([1, 2, 3]), 0)
     tensor([1, 3, 6])
     """
-    return _running(reduce.CumSum, _summable(input, dtype), dim, "cumsum")
+    return _running(reduce.CumSum, _summable("cumsum", input, dtype), dim, "cumsum")
 
 
 def cumprod(input: Any, dim: int, *, dtype: Any = None) -> Any:
@@ -61,7 +63,7 @@ def cumprod(input: Any, dim: int, *, dtype: Any = None) -> Any:
     >>> ag.cumprod(ag.tensor([1, 2, 3]), 0)
     tensor([1, 2, 6])
     """
-    return _running(scan.CumProd, _summable(input, dtype), dim, "cumprod")
+    return _running(scan.CumProd, _summable("cumprod", input, dtype), dim, "cumprod")
 
 
 def logcumsumexp(input: Any, dim: int) -> Any:

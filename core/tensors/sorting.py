@@ -15,7 +15,7 @@ from ..ops.index import Gather
 from .autocasting import widens
 from .graph import TensorBase, apply
 from .pairs import lerp
-from .promote import refuse_complex
+from .promote import not_a_tensor, refuse_complex
 from .reductions import ValuesAndIndices, axis_of
 
 __all__ = [
@@ -37,7 +37,9 @@ def _scalar_too(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(input: Any, *args: Any, **kwargs: Any) -> Any:
-        refuse_complex(function.__name__, input)
+        if not isinstance(input, TensorBase):
+            raise not_a_tensor(function.__name__.lstrip("_"), input)
+        refuse_complex(function.__name__.lstrip("_"), input)
         if input.ndim:
             return function(input, *args, **kwargs)
         found = function(input.reshape(1), *args, **kwargs)
