@@ -46,6 +46,7 @@ def row(name: str, ops: str, function: Callable[..., Any], *inputs: Spec, **opti
 def all_rows() -> list[Row]:
     """Every row of every family."""
     from support import (
+        rows_double,
         rows_elementwise,
         rows_functions,
         rows_index,
@@ -71,6 +72,7 @@ def all_rows() -> list[Row]:
         rows_losses,
         rows_margins,
         rows_resampling,
+        rows_double,
     )
     rows = [r for family in families for r in family.ROWS]
     names = [r.name for r in rows]

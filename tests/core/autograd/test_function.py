@@ -336,6 +336,7 @@ def test_mistakes_like_torch(name):
 
 
 @pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # PyTorch's
 def test_other_mistakes_like_torch():
     torch = pytest.importorskip("torch")
 
