@@ -111,7 +111,7 @@ WORKLOADS = {
     "lstm": Workload(
         "LSTM language model (2 x 256, 5,000 words), 35 steps, batch 20",
         (WORD_STEPS, WORD_BATCH),
-        ("SGD", {"lr": 1.0}),
+        ("Adam", {"lr": 1e-3}),
         language_model,
         words,
     ),

@@ -8,9 +8,8 @@ are packed once per sequence, and it adds to the input's share in the same pass:
 meets whole blocks: columns of a wider matrix take it four times as long.
 
 Note [Gates by tanh]
-sigmoid(x) = tanh(x / 2) / 2 + 1/2. So the weights and biases of sigmoid gates are halved (exactly,
-in binary) when they are prepared, one tanh serves all gates, and a multiplication and an addition
-make sigmoids of some of them. The LSTM's gates have the order i, f, o, g here, the GRU's r, z, n.
+sigmoid(x) = tanh(x / 2) / 2 + 1/2. So one tanh serves all gates between two multiplications with
+1/2 or, for a gate that is a tanh itself, 1, and an addition of 1/2 or 0.
 
 See Note [Packed rows] in `reference/rnn.py` for the layout of the input.
 """
@@ -31,8 +30,8 @@ from .reference.rnn import spans
 
 _FEW_STEPS = 3  # up to here, preparing the weights costs more than it gains
 _HALF, _ONE = np.float32(0.5), np.float32(1)
-_ORDER = {"lstm": [0, 1, 3, 2], "gru": [0, 1, 2], "rnn_tanh": [0], "rnn_relu": [0]}
-_SIGMOIDS = {"lstm": 3, "gru": 2, "rnn_tanh": 0, "rnn_relu": 0}
+_FACTORS = np.array([0.5, 0.5, 1, 0.5], F32)[:, None, None]  # of the LSTM's gates i, f, g, o
+_SHIFTS = _ONE - _FACTORS
 
 
 class _Kept(NamedTuple):
@@ -64,7 +63,7 @@ class CpuRecurrent(CpuLinear):
             raise Unsupported("projection")
         if len(batch_sizes) <= _FEW_STEPS:
             return super().recurrent_forward(cell, x, h0, c0, weights, batch_sizes)
-        own = _Prepared(cell, weights)
+        own = _Gates(cell, weights)
         if c0 is not None:
             kept = self._lstm_forward(x, h0, c0, own, batch_sizes)
         elif cell == "gru":
@@ -100,7 +99,7 @@ class CpuRecurrent(CpuLinear):
             for grad in (grad_h, grad_c)
         )
         rows = _Rows(np.ascontiguousarray(grad_y), h, list(_forwards(n, batch_sizes))[::-1])
-        own = _Prepared(cell, weights, halved=False)
+        own = _Gates(cell, weights)
         before = _before(saved.states, n, batch_sizes)
         if cell == "lstm":
             to_x = to_h = self._lstm_backward(rows, c, own, saved)
@@ -112,38 +111,34 @@ class CpuRecurrent(CpuLinear):
         if with_x:
             grad_x = np.empty(saved.x.shape, F32)
             GateSum(self, own.ih, len(grad_x), to_x[0].size)(to_x, grad_x)
-        bias = None if weights.bias_ih is None else self._summed(to_x, own)
+        bias = None if weights.bias_ih is None else self._summed(to_x)
         bias_h = bias
         if bias is not None:
-            bias_h = bias.copy() if to_h is to_x else self._summed(to_h, own)
+            bias_h = bias.copy() if to_h is to_x else self._summed(to_h)
         return RecurrentGrads(
             grad_x,
             h,
             c if cell == "lstm" else None,
-            self._weight_gradient(to_x, saved.x, own),
-            self._weight_gradient(to_h, before, own),
+            self._weight_gradient(to_x, saved.x),
+            self._weight_gradient(to_h, before),
             bias,
             bias_h,
             None,
         )
 
-    def _weight_gradient(self, to_gates: Array, x: Array, own: _Prepared) -> Array:
-        """Gradient of weights, (gates * H, inputs) in PyTorch's order of gates."""
+    def _weight_gradient(self, to_gates: Array, x: Array) -> Array:
+        """Gradient of weights, (gates * H, inputs)."""
         gates, _, hidden = to_gates.shape
         grad = np.empty((gates, hidden, x.shape[1]), F32)
-        for place, gate in enumerate(own.order):
-            self.matmul(to_gates[place].T, x, grad[gate])
+        for gate in range(gates):
+            self.matmul(to_gates[gate].T, x, grad[gate])
         return grad.reshape(gates * hidden, -1)
 
-    def _summed(self, to_gates: Array, own: _Prepared) -> Array:
-        """Gradient of a bias, in PyTorch's order of gates."""
-        ones = self._ones(to_gates.shape[1])
-        grad = np.empty((len(to_gates), to_gates.shape[2]), F32)
-        for place, gate in enumerate(own.order):
-            np.matmul(ones, to_gates[place], out=grad[gate])
-        return grad.reshape(-1)
+    def _summed(self, to_gates: Array) -> Array:
+        """Gradient of a bias, (gates * H)."""
+        return np.matmul(self._ones(to_gates.shape[1]), to_gates).reshape(-1)
 
-    def _from_input(self, x: Array, own: _Prepared, bias: Array | None) -> Array:
+    def _from_input(self, x: Array, own: _Gates, bias: Array | None) -> Array:
         """The input's share of the gates, for all steps: (gates, rows, H)."""
         gates, hidden, _ = own.ih.shape
         z = np.empty((gates, len(x), hidden), F32)
@@ -153,7 +148,7 @@ class CpuRecurrent(CpuLinear):
 
     # -- LSTM --------------------------------------------------------------------------------
     def _lstm_forward(
-        self, x: Array, h0: Array, c0: Array, own: _Prepared, batch_sizes: Dims
+        self, x: Array, h0: Array, c0: Array, own: _Gates, batch_sizes: Dims
     ) -> _Kept:
         n, hidden = h0.shape
         gates = self._from_input(x, own, own.joined_bias())
@@ -163,17 +158,18 @@ class CpuRecurrent(CpuLinear):
         for start, count, before in _forwards(n, batch_sizes):
             end, z = start + count, gates[:, start : start + count]
             step(states[before : before + count], z)
+            z *= _FACTORS
             np.tanh(z, out=z)
-            sigmoids, c, t = z[:3], cells[n + start : n + end], tanh_c[start:end]
-            sigmoids *= _HALF
-            sigmoids += _HALF
+            z *= _FACTORS
+            z += _SHIFTS
+            c, t = cells[n + start : n + end], tanh_c[start:end]
             np.multiply(z[1], cells[before : before + count], out=c)
-            c += np.multiply(z[0], z[3], out=product[:count])
+            c += np.multiply(z[0], z[2], out=product[:count])
             np.tanh(c, out=t)
-            np.multiply(z[2], t, out=states[n + start : n + end])
+            np.multiply(z[3], t, out=states[n + start : n + end])
         return _Kept(x, gates, states, cells, tanh_c)
 
-    def _lstm_backward(self, rows: _Rows, c: Array, own: _Prepared, kept: _Kept) -> Array:
+    def _lstm_backward(self, rows: _Rows, c: Array, own: _Gates, kept: _Kept) -> Array:
         """Gradients before the gates; leaves those of the initial states in `rows.h` and `c`."""
         assert kept.cells is not None
         assert kept.extra is not None
@@ -182,7 +178,7 @@ class CpuRecurrent(CpuLinear):
         room = np.empty(c.shape, F32)
         for start, end, count, before in rows.steps():
             gates, d, t = kept.gates[:, start:end], to_gates[:, start:end], kept.extra[start:end]
-            i, f, o, g = gates
+            i, f, g, o = gates
             grad_h, grad_c, r = rows.h[:count], c[:count], room[:count]
             grad_h += rows.grad_y[start:end]
             np.multiply(t, t, out=r)  # the way through tanh(c)
@@ -191,21 +187,21 @@ class CpuRecurrent(CpuLinear):
             r *= grad_h
             grad_c += r
             np.multiply(gates, gates, out=d)
-            np.subtract(gates[:3], d[:3], out=d[:3])  # slopes of the sigmoids
-            np.subtract(_ONE, d[3], out=d[3])
+            np.subtract(gates[:2], d[:2], out=d[:2])  # slopes of the sigmoids and of the tanh
+            np.subtract(_ONE, d[2], out=d[2])
+            np.subtract(o, d[3], out=d[3])
             d[0] *= g
             d[1] *= kept.cells[before : before + count]
-            d[3] *= i
-            d[:2] *= grad_c
-            d[3] *= grad_c
-            d[2] *= t
-            d[2] *= grad_h
+            d[2] *= i
+            d[:3] *= grad_c
+            d[3] *= t
+            d[3] *= grad_h
             grad_c *= f
             step(d, grad_h)
         return to_gates
 
     # -- GRU ---------------------------------------------------------------------------------
-    def _gru_forward(self, x: Array, h0: Array, own: _Prepared, batch_sizes: Dims) -> _Kept:
+    def _gru_forward(self, x: Array, h0: Array, own: _Gates, batch_sizes: Dims) -> _Kept:
         n, hidden = h0.shape
         bias, from_h = own.joined_bias(), np.zeros((1, len(x), hidden), F32)
         if bias is not None and own.bias_ih is not None and own.bias_hh is not None:
@@ -221,6 +217,7 @@ class CpuRecurrent(CpuLinear):
             both, new, hn = gates[:2, start:end], gates[2, start:end], from_h[:, start:end]
             to_sigmoids(h, both)
             to_new(h, hn)
+            both *= _HALF
             np.tanh(both, out=both)
             both *= _HALF
             both += _HALF
@@ -231,7 +228,7 @@ class CpuRecurrent(CpuLinear):
             y += new
         return _Kept(x, gates, states, None, from_h[0])
 
-    def _gru_backward(self, rows: _Rows, own: _Prepared, kept: _Kept) -> tuple[Array, Array]:
+    def _gru_backward(self, rows: _Rows, own: _Gates, kept: _Kept) -> tuple[Array, Array]:
         """Gradients before the gates, r, z, n: towards x, and towards h."""
         assert kept.extra is not None
         joint = np.empty((4, *kept.gates.shape[1:]), F32)  # n towards x, r, z, n towards h
@@ -259,7 +256,7 @@ class CpuRecurrent(CpuLinear):
         return np.concatenate([joint[1:3], joint[:1]]), to_h
 
     # -- plain -------------------------------------------------------------------------------
-    def _rnn_forward(self, x: Array, h0: Array, own: _Prepared, batch_sizes: Dims) -> _Kept:
+    def _rnn_forward(self, x: Array, h0: Array, own: _Gates, batch_sizes: Dims) -> _Kept:
         n = len(h0)
         states = _with_initial(h0, len(x))
         states[n:] = self._from_input(x, own, own.joined_bias())[0]
@@ -274,7 +271,7 @@ class CpuRecurrent(CpuLinear):
                 np.maximum(z, 0, out=z)
         return _Kept(x, states[None, n:], states, None, None)
 
-    def _rnn_backward(self, cell: str, rows: _Rows, own: _Prepared, kept: _Kept) -> Array:
+    def _rnn_backward(self, cell: str, rows: _Rows, own: _Gates, kept: _Kept) -> Array:
         y = kept.gates
         slopes = y > 0 if cell == "rnn_relu" else _ONE - y * y
         to_gates = np.empty(y.shape, F32)
@@ -287,24 +284,17 @@ class CpuRecurrent(CpuLinear):
         return to_gates
 
 
-class _Prepared:
-    """Weights as (gates, H, inputs) in our order of gates, sigmoids halved if wanted."""
+class _Gates:
+    """Weights as (gates, H, inputs) and biases as (gates, H)."""
 
-    def __init__(self, cell: str, weights: RecurrentWeights, halved: bool = True) -> None:
-        self.cell, self.order, self.hidden = cell, _ORDER[cell], weights.hh.shape[1]
-        self.factors = np.ones(len(self.order), F32)
-        if halved:
-            self.factors[: _SIGMOIDS[cell]] = _HALF
-        self.ih, self.hh = self._gates(weights.ih), self._gates(weights.hh)
-        self.bias_ih = None if weights.bias_ih is None else self._gates(weights.bias_ih)
-        self.bias_hh = None if weights.bias_hh is None else self._gates(weights.bias_hh)
+    def __init__(self, cell: str, weights: RecurrentWeights) -> None:
+        self.cell, self.hidden = cell, weights.hh.shape[1]
+        self.ih, self.hh = self._split(weights.ih), self._split(weights.hh)
+        self.bias_ih = None if weights.bias_ih is None else self._split(weights.bias_ih)
+        self.bias_hh = None if weights.bias_hh is None else self._split(weights.bias_hh)
 
-    def _gates(self, array: Array) -> Array:
-        parts = array.reshape(len(self.order), self.hidden, *array.shape[1:])
-        out = np.empty(parts.shape, F32)
-        for place, (gate, factor) in enumerate(zip(self.order, self.factors, strict=True)):
-            np.multiply(parts[gate], factor, out=out[place])
-        return out
+    def _split(self, array: Array) -> Array:
+        return np.ascontiguousarray(array).reshape(-1, self.hidden, *array.shape[1:])
 
     def joined_bias(self) -> Array | None:
         """The sum of both biases, (gates, H)."""

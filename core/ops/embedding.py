@@ -51,8 +51,14 @@ def summed_by_index(indices: Array, values: Array) -> tuple[Array, Array, Array]
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    sums = np.add.reduceat(values[order], starts, axis=0)
-    return ordered[starts], sums, np.diff(starts, append=len(indices))
+    counts = np.diff(starts, append=len(indices))
+    if len(starts) * 4 < len(indices):
+        return ordered[starts], np.add.reduceat(values[order], starts, axis=0), counts
+    sums = values[order[starts]]  # mostly distinct: add the second of each, the third, ...
+    for turn in range(1, counts.max()):
+        more = np.flatnonzero(counts > turn)
+        sums[more] += values[order[starts[more] + turn]]
+    return ordered[starts], sums, counts
 
 
 class BagReduce(Op):

@@ -9,6 +9,8 @@ from ..backend import Array
 from .base import Op
 from .elementwise import Grads
 
+_BLOCK = 65536  # elements
+
 
 class Softmax(Op):
     """exp(x) / sum(exp(x)) along an axis."""
@@ -126,9 +128,12 @@ class NLL(Op):
             grad_log = np.zeros(log_p.shape, log_p.dtype)
             grad_log[rows, target] = -scale
             return grad_log
-        grad_x = np.exp(log_p)
-        grad_x[rows, target] -= 1
-        grad_x *= scale
+        grad_x = np.empty_like(log_p)
+        step = max(1, _BLOCK // max(1, log_p.shape[1]))
+        for start in range(0, len(log_p), step):  # both passes over one block while it is in cache
+            part = np.exp(log_p[start : start + step], out=grad_x[start : start + step])
+            part *= scale
+        grad_x[rows, target] -= scale
         return grad_x
 
 
