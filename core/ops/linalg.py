@@ -7,7 +7,7 @@ pseudo-inverse. `X^H` below is the adjoint of X.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -196,7 +196,7 @@ class EigH(Op):
 
     outputs = 2
 
-    def __init__(self, uplo: str) -> None:
+    def __init__(self, uplo: Literal["L", "U"]) -> None:
         self.uplo = uplo
 
     def forward(self, a: Array) -> tuple[Array, Array]:

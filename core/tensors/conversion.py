@@ -12,7 +12,8 @@ import numpy as np
 
 from .. import devices, dtypes
 from ..errors import OptionError, ShapeError
-from .graph import TensorBase
+from ..ops.elementwise import Clone
+from .graph import TensorBase, apply
 from .promote import cast, result_dtype
 
 __all__ = ["can_cast", "is_complex", "is_floating_point", "is_nonzero", "numel", "result_type"]
@@ -88,7 +89,7 @@ class ConversionMethods(TensorBase):
         """
         dtype, copy = _target("to", args, kwargs)
         out = self if dtype is None else cast(self, dtypes.to_numpy(dtype))
-        return self.clone() if copy and out is self else out
+        return apply(Clone(), self) if copy and out is self else out
 
     def type(self, dtype: Any = None, non_blocking: bool = False) -> Any:
         """The tensor in `dtype`; without one, the name of its type.

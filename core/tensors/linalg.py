@@ -53,11 +53,11 @@ __all__ = [
     "vector_norm",
 ]
 
-SlogdetResult = namedtuple("slogdet", ["sign", "logabsdet"])
-QRResult = namedtuple("qr", ["Q", "R"])
-SVDResult = namedtuple("svd", ["U", "S", "Vh"])
-EighResult = namedtuple("eigh", ["eigenvalues", "eigenvectors"])
-LstsqResult = namedtuple("lstsq", ["solution", "residuals", "rank", "singular_values"])
+SlogdetResult = namedtuple("SlogdetResult", ["sign", "logabsdet"])
+QRResult = namedtuple("QRResult", ["Q", "R"])
+SVDResult = namedtuple("SVDResult", ["U", "S", "Vh"])
+EighResult = namedtuple("EighResult", ["eigenvalues", "eigenvectors"])
+LstsqResult = namedtuple("LstsqResult", ["solution", "residuals", "rank", "singular_values"])
 
 
 class LinAlgError(AllgradError, RuntimeError):
@@ -69,7 +69,7 @@ def _matrix(name: str, a: Any, square: bool = False) -> Any:
     if not isinstance(a, TensorBase):
         raise TypeError(f"linalg.{name}: expected a tensor, came {type(a).__name__}")
     shape = tuple(a.shape)
-    if a.ndim < 2 or (square and shape[-1] != shape[-2]):
+    if len(shape) < 2 or (square and shape[-1] != shape[-2]):
         what = "square matrices" if square else "matrices"
         raise ShapeError(f"linalg.{name}: expected {what} (..., M, N), came {shape}")
     _inexact(name, a)
@@ -369,8 +369,8 @@ def qr(A: Any, mode: str = "reduced") -> Any:  # noqa: N803 - PyTorch's spelling
         raise ShapeError(f"linalg.qr: unknown mode {mode!r}; known: 'reduced', 'complete', 'r'")
     _matrix("qr", A)
     if mode == "r":
-        r = np.linalg.qr(A._array, mode="r")
-        return QRResult(A._new(r[..., :0, :0].reshape(0)), A._new(r))
+        triangle: Any = np.linalg.qr(A._array, mode="r")
+        return QRResult(A._new(np.empty(0, triangle.dtype)), A._new(triangle))
     if mode == "complete" and A.shape[-2] > A.shape[-1]:
         q, r = np.linalg.qr(A._array, mode="complete")
         return QRResult(A._new(q), A._new(r))
@@ -407,7 +407,8 @@ def eigh(A: Any, UPLO: str = "L") -> Any:  # noqa: N803 - PyTorch's spelling
     if UPLO.upper() not in ("L", "U"):
         raise ShapeError(f"linalg.eigh: expected UPLO 'L' or 'U', came {UPLO!r}")
     with _lapack("eigh", A):
-        return EighResult(*apply(ops.EigH(UPLO.upper()), _matrix("eigh", A, square=True)))
+        triangle: Any = UPLO.upper()
+        return EighResult(*apply(ops.EigH(triangle), _matrix("eigh", A, square=True)))
 
 
 def eigvalsh(A: Any, UPLO: str = "L") -> Any:  # noqa: N803 - PyTorch's spelling

@@ -47,7 +47,7 @@ def masked_fill(input: Any, mask: Any, value: Any) -> Any:
     """
     _need_mask(mask, "masked_fill")
     if isinstance(value, TensorBase):
-        if value.ndim:
+        if value._array.ndim:
             raise ShapeError(f"masked_fill: expected one value, came shape {tuple(value.shape)}")
         value = cast(value, input._array.dtype)
     else:

@@ -212,7 +212,7 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
             raise ShapeError(f"tensordot: {dims} dimensions of shapes {sa} and {sb}")
         of_a, of_b = list(range(len(sa) - dims, len(sa))), list(range(dims))
     else:
-        given = dims.tolist() if isinstance(dims, TensorBase) else dims
+        given = dims._array.tolist() if isinstance(dims, TensorBase) else dims
         of_a, of_b = ([d] if isinstance(d, int) else list(d) for d in given)
         of_a = [axis_of(d, len(sa), "tensordot") for d in of_a]
         of_b = [axis_of(d, len(sb), "tensordot") for d in of_b]

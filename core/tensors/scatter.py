@@ -199,7 +199,7 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
         IndexError: an index out of range, or not a vector.
         RuntimeError: not integers.
     """
-    if isinstance(index, TensorBase) and index.ndim > 1:
+    if isinstance(index, TensorBase) and index._array.ndim > 1:
         raise IndexError(f"index_select: expected a vector, came shape {tuple(index.shape)}")
     axis, places = _slices(input, dim, index, "index_select")
     if not input.ndim:
@@ -259,7 +259,7 @@ def _index_fill(input: Any, dim: int, index: Any, value: Any) -> Prepared:
     """
     axis, places = _slices(input, dim, index, "index_fill", negative=True)
     if isinstance(value, TensorBase):
-        if value.ndim:
+        if value._array.ndim:
             raise ShapeError(f"index_fill: expected one value, came shape {tuple(value.shape)}")
         value = cast(value, input._array.dtype)
     return ops.Assign(_key(axis, places)), (value,)

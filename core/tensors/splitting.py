@@ -131,7 +131,7 @@ def tensor_split(input: Any, indices_or_sections: Any, dim: int = 0) -> tuple[An
     """
     axis, size = _axis_and_size(input, dim, "tensor_split")
     if isinstance(indices_or_sections, TensorBase):
-        indices_or_sections = indices_or_sections.tolist()
+        indices_or_sections = indices_or_sections._array.tolist()
     if isinstance(indices_or_sections, int):
         n = indices_or_sections
         if n <= 0:

@@ -106,8 +106,10 @@ EQUATIONS = {
     "iij->j": ((3, 3, 2),), "ij->ji": ((2, 3),), "i,j": ((3,), (4,)), "i,i": ((3,), (3,)),
     "...ij,...jk->...ik": ((2, 1, 3, 4), (5, 4, 2)), "...i->...": ((2, 3),),
     "bhqd,bhkd->bhqk": ((2, 3, 4, 5), (2, 3, 6, 5)), "bn,anm,bm->ba": ((2, 3), (4, 3, 5), (2, 5)),
-    "ij,kj->ik": ((1, 3), (4, 1)), "a...b,b...->a...": ((2, 3, 4), (4, 3)), "Ab,bA": ((2, 3), (3, 2)),
-    "ij,jk,kl->il": ((2, 3), (3, 4), (4, 5)), "iijj->ij": ((2, 2, 3, 3),), "ij,ij->": ((2, 3), (2, 3)),
+    "ij,kj->ik": ((1, 3), (4, 1)), "a...b,b...->a...": ((2, 3, 4), (4, 3)),
+    "Ab,bA": ((2, 3), (3, 2)),
+    "ij,jk,kl->il": ((2, 3), (3, 4), (4, 5)), "iijj->ij": ((2, 2, 3, 3),),
+    "ij,ij->": ((2, 3), (2, 3)),
     "...,...": ((2, 3), (3,)), "xyz->zx": ((2, 3, 4),), "a,ab,b": ((2,), (2, 3), (3,)),
 }  # fmt: skip
 
@@ -281,4 +283,43 @@ def _norms():
     )
 
 
-ROWS = [*_products(), *_sums(), *_decompositions(), *_solvers(), *_norms()]
+def _distances():
+    a, b = normal(3, 4), normal(5, 4, batched=False)
+    for p in (0, 1, 2, 3.5, float("inf")):
+        yield row(
+            f"cdist_{p}",
+            "Sub",
+            lambda lib, F, a, b, p=p: lib.cdist(a, b, p),
+            a,
+            b,
+            differentiable=p != 0,
+        )
+    yield row(
+        "cdist_stack",
+        "Norm",
+        lambda lib, F, x: lib.cdist(x, x[:1, :2] * 2),
+        normal(2, 3, 4),
+        batches=(1,),
+    )
+    yield row("cdist_itself", "Norm", lambda lib, F, a: lib.cdist(a, a), a, differentiable=False)
+    yield row("pdist", "Norm", lambda lib, F, b: (F.pdist(b), F.pdist(b, 1)), b)
+    yield row("cosine_similarity", "Norm", lambda lib, F, a, b: F.cosine_similarity(a, b[:1]), a, b)
+    yield row(
+        "cosine_similarity_dim",
+        "Norm",
+        lambda lib, F, x: F.cosine_similarity(x, x.flip(2), dim=-1),
+        normal(2, 3, 4),
+    )
+    yield row(
+        "pairwise_distance",
+        "Norm",
+        lambda lib, F, a, b: (
+            F.pairwise_distance(a, b[0]),
+            F.pairwise_distance(a, b[1], 1, keepdim=True),
+        ),
+        a,
+        b,
+    )
+
+
+ROWS = [*_distances(), *_products(), *_sums(), *_decompositions(), *_solvers(), *_norms()]

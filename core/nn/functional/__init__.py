@@ -5,6 +5,7 @@ A function with no better fused gradient is a composition here; the others apply
 
 from __future__ import annotations
 
+from ...tensors.distances import cosine_similarity, pairwise_distance, pdist
 from ...tensors.indexing import one_hot
 from ...tensors.padding import pad
 from .activation import (
@@ -138,6 +139,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "ctc_loss",
     "dropout",
@@ -197,6 +199,8 @@ __all__ = [
     "normalize",
     "one_hot",
     "pad",
+    "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",

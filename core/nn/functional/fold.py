@@ -75,7 +75,7 @@ def unfold(
     shape = tuple(input.shape)
     if len(shape) not in (3, 4) or 0 in shape[-3:]:
         raise ShapeError(f"unfold: expected (N, C, H, W) or (C, H, W), came {shape}")
-    blocks = _blocks("unfold", shape[-2:], kernel_size, dilation, padding, stride)
+    blocks = _blocks("unfold", (shape[-2], shape[-1]), kernel_size, dilation, padding, stride)
     if len(shape) == 4:
         return apply(Unfold(blocks), input)
     return apply(Unfold(blocks), input.unsqueeze(0)).squeeze(0)
