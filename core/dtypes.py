@@ -265,4 +265,4 @@ class iinfo:  # noqa: N801 - PyTorch's spelling
         self.max, self.min = int(limits.max), int(limits.min)
 
     def __repr__(self) -> str:
-        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
+        return f"iinfo(min={self.min:g}, max={self.max:g}, dtype={self.dtype})"
