@@ -6,20 +6,26 @@ from .layers_basic import IMAGE, LINE, VOLUME
 
 EIGHT = (2, 8, 4, 6)
 
+
+def inner(nn, layer):
+    """A layer that works in place, behind one that it may overwrite the output of."""
+    return nn.Sequential(nn.Hardtanh(-9, 9), layer)
+
+
 LAYERS = {
     "Hardshrink": (lambda nn: nn.Hardshrink(0.4), IMAGE),
     "Softshrink": (lambda nn: nn.Softshrink(), IMAGE),
     "Tanhshrink": (lambda nn: nn.Tanhshrink(), IMAGE),
     "Threshold": (lambda nn: nn.Threshold(0.1, 2.0), IMAGE),
-    "Threshold_inplace": (lambda nn: nn.Sequential(nn.Tanh(), nn.Threshold(0.1, 2.0, True)), IMAGE),
+    "Threshold_inplace": (lambda nn: inner(nn, nn.Threshold(0.1, 2.0, True)), IMAGE),
     "GLU": (lambda nn: nn.GLU(dim=1), IMAGE),
     "Softmax2d": (lambda nn: nn.Softmax2d(), IMAGE),
     "ELU_default": (lambda nn: nn.ELU(), IMAGE),
     "Hardtanh_default": (lambda nn: nn.Hardtanh(), IMAGE),
-    "LeakyReLU_inplace": (lambda nn: nn.Sequential(nn.Tanh(), nn.LeakyReLU(inplace=True)), IMAGE),
+    "LeakyReLU_inplace": (lambda nn: inner(nn, nn.LeakyReLU(inplace=True)), IMAGE),
     "Softplus_default": (lambda nn: nn.Softplus(), IMAGE),
-    "SiLU_inplace": (lambda nn: nn.Sequential(nn.Tanh(), nn.SiLU(inplace=True)), IMAGE),
-    "Hardswish_inplace": (lambda nn: nn.Sequential(nn.Tanh(), nn.Hardswish(inplace=True)), IMAGE),
+    "SiLU_inplace": (lambda nn: inner(nn, nn.SiLU(inplace=True)), IMAGE),
+    "Hardswish_inplace": (lambda nn: inner(nn, nn.Hardswish(inplace=True)), IMAGE),
     "ConstantPad1d": (lambda nn: nn.ConstantPad1d((1, 2), -1.5), LINE),
     "ConstantPad2d": (lambda nn: nn.ConstantPad2d((1, 0, 2, -1), 0.5), IMAGE),
     "ConstantPad3d": (lambda nn: nn.ConstantPad3d(1, 2.0), VOLUME),
@@ -48,7 +54,6 @@ LAYERS = {
     "PixelUnshuffle": (lambda nn: nn.PixelUnshuffle(2), EIGHT),
     "ChannelShuffle": (lambda nn: nn.ChannelShuffle(4), EIGHT),
     "LocalResponseNorm": (lambda nn: nn.LocalResponseNorm(3, alpha=0.1), IMAGE),
-    "CrossMapLRN2d": (lambda nn: nn.CrossMapLRN2d(3, alpha=0.1), IMAGE),
     "CosineSimilarity": (lambda nn: nn.CosineSimilarity(), (4, 5), (4, 5)),
     "CosineSimilarity_channels": (lambda nn: nn.CosineSimilarity(dim=1, eps=1e-3), IMAGE, IMAGE),
     "PairwiseDistance": (lambda nn: nn.PairwiseDistance(), (4, 5), (4, 5)),
