@@ -71,8 +71,8 @@ def test_no_code_forgets_that_bfloat16_is_floating():
         for line in path.read_text().splitlines()
         if forgotten.search(line) and "dtypes.py" not in path.name
     ]
-    # index.py: ops that get float32 for a half; sampling.py tells the two halves apart; formatting.py
-    # sees float32; the others refuse halves as PyTorch does
+    # index.py: ops that get float32 for a half; sampling.py tells the two halves apart;
+    # formatting.py sees float32; the others refuse halves as PyTorch does
     allowed = ("ops/index", "tensors/sampling", "tensors/sorting", "tensors/complex_numbers",
                "tensors/formatting")  # fmt: skip
     assert [f for f in found if not f.startswith(allowed)] == []
@@ -126,7 +126,8 @@ def test_optimizers_step_half_parameters(name, dtype):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     start = rng.standard_normal(50).astype(np.float32)
-    grads = rng.standard_normal((5, 50)).astype(np.float32)
+    # not near 0: PyTorch squares them in the half type, where they would vanish
+    grads = (rng.uniform(0.5, 2, (5, 50)) * rng.choice([-1, 1], (5, 50))).astype(np.float32)
 
     def train(lib, make):
         p = make(start).to(getattr(lib, dtype)).requires_grad_()
