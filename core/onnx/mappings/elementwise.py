@@ -79,12 +79,17 @@ def _cast(step: Any) -> str:
     return step.graph.cast(step.inputs[0], step["to"])
 
 
+_FLAT = {"sign": "Sign", "floor": "Floor", "ceil": "Ceil", "round": "Round", "rint": "Round"}
+
+
 def _flat(step: Any) -> str:
-    function = step.both("function")[0]
-    kinds = {np.sign: "Sign", np.floor: "Floor", np.ceil: "Ceil", np.round: "Round"}
-    if function not in kinds:
-        raise step.refuse(f"ONNX has no {getattr(function, '__name__', function)}")
-    return step.graph.node(kinds[function], step.number(0))
+    name = getattr(step.both("function")[0], "__name__", "?").lstrip("_")
+    x, node = step.number(0), step.graph.node
+    if name == "trunc":
+        return node("Mul", node("Sign", x), node("Floor", node("Abs", x)))
+    if name not in _FLAT:
+        raise step.refuse(f"ONNX has no {name}")
+    return node(_FLAT[name], x)
 
 
 def _log_sigmoid(node: Any, constant: Any, x: str) -> str:
