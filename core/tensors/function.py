@@ -184,7 +184,7 @@ class FunctionNode(Op):
         """The rule for gradients with a graph: the user's backward, recorded."""
         op = node.op
         grads = list(grad) if op.outputs > 1 else [grad]
-        return op.gradients(grads)  # type: ignore[no-any-return]
+        return op.gradients(grads)
 
 
 FunctionNode.second_order.complex_too = True  # type: ignore[attr-defined]  # the user's business

@@ -21,7 +21,7 @@ def from_input(derivative: Any) -> Rule:
     def rule(node: Node, grad: Any) -> tuple[Any]:
         return (grad * conjugate(derivative(node.input(0, node.saved[0]))),)
 
-    return complex_too(rule)  # type: ignore[no-any-return]
+    return complex_too(rule)
 
 
 def from_output(derivative: Any) -> Rule:
@@ -30,7 +30,7 @@ def from_output(derivative: Any) -> Rule:
     def rule(node: Node, grad: Any) -> tuple[Any]:
         return (grad * conjugate(derivative(node.output(node.saved[0]))),)
 
-    return complex_too(rule)  # type: ignore[no-any-return]
+    return complex_too(rule)
 
 
 def constant_slope(derivative: Any) -> Rule:

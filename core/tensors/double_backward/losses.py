@@ -23,7 +23,7 @@ def pair_loss(derivatives: Any) -> Rule:
             arrays, for the two inputs; None for one that is not needed.
     """
 
-    def rule(node: Node, grad: Any) -> tuple[Any, Any]:
+    def rule(node: Node, grad: Any) -> tuple[Any, ...]:
         op, (x, t) = node.op, node.saved
         if op.reduction == "mean":
             grad = grad / max(np.broadcast(x, t).size, 1)

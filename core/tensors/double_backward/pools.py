@@ -30,22 +30,29 @@ def taken(op: Any, y_shape: tuple[int, ...], dtype: Any) -> Any:
     """(N, C, outputs): the position in its flattened plane of the element each window took.
 
     What a kernel notes of it is its own affair, so its backward is asked: windows that do not
-    overlap are given the numbers 1, 2, ... as gradients, and these come back at the positions.
+    overlap are given their numbers as gradients, and these come back at the positions. Half types
+    hold small integers only, so a number goes digit by digit.
     """
     kernel, stride, _, dilation = op.geometry
     spatial = y_shape[2:]
     count = int(np.prod(spatial))
-    numbers = np.arange(1, count + 1).reshape(spatial)
+    base = 128 if np.dtype(dtype).itemsize == 2 else 1 << 22
     apart = [-(-(d * (k - 1) + 1) // s) for k, s, d in zip(kernel, stride, dilation, strict=True)]
     positions = np.zeros((*y_shape[:2], count), np.int64)
     for phase in itertools.product(*map(range, apart)):
         key = tuple(slice(p, None, a) for p, a in zip(phase, apart, strict=True))
-        probe = np.zeros(y_shape, dtype)
-        probe[(..., *key)] = numbers[key]
-        (found,) = op.backward(probe)
-        n, c, place = np.nonzero(found.reshape(*y_shape[:2], -1))
-        which = found.reshape(*y_shape[:2], -1)[n, c, place].astype(np.int64)
-        positions[n, c, which - 1] = place
+        numbers = np.arange(count).reshape(spatial)[key]
+        n, c, place = (np.zeros(0, np.int64),) * 3
+        which: Any = 0
+        unit = 1
+        while unit == 1 or unit < count:
+            probe = np.zeros(y_shape, dtype)
+            probe[(slice(None), slice(None), *key)] = numbers // unit % base + 1
+            found = op.backward(probe)[0].reshape(*y_shape[:2], -1)
+            n, c, place = np.nonzero(found)
+            which = which + (found[n, c, place].astype(np.int64) - 1) * unit
+            unit *= base
+        positions[n, c, which] = place
     return positions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import backend
+from ...backend import Dims
 from ...ops import conv, linear
 from ...ops.maps import Trilinear
 from ..graph import apply
@@ -61,7 +62,7 @@ def _linear(node: Node, grad: Any) -> tuple[Any, ...]:
 
 def convolution(op: Any, x_shape: Any, weight_shape: Any) -> tuple[Any, Any, Any]:
     """The three maps of the form <grad, conv(x, weight)>: for x, for weight, for the output."""
-    geometry = op.geometry
+    geometry: tuple[Dims, Dims, Dims, int] = op.geometry
 
     def for_x(weight: Any, grad: Any) -> Any:
         return backend.of(grad).conv_backward_input(grad, weight, x_shape, *geometry)

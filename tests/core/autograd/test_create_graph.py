@@ -226,6 +226,17 @@ def test_dtype_is_kept(dtype):
     assert ag.isfinite(w.grad.float()).all()
 
 
+@pytest.mark.parametrize("dtype", [ag.bfloat16, ag.float16, ag.float32])
+def test_max_pool_finds_every_window_in_half_precision(dtype):
+    x = ag.randperm(2 * 41 * 43).reshape(1, 2, 41, 43).float()
+    x = (x % 128).to(dtype).requires_grad_(True)  # ties too: the first one is taken
+    v = ag.ones(1, 2, 21, 22).to(dtype).requires_grad_(True)
+    y = F.max_pool2d(x, 3, 2, 1)
+    (slope,) = ag.autograd.grad(y, x, v, create_graph=True)
+    (back,) = ag.autograd.grad(slope, v, x.detach())  # picks x where the windows took it
+    assert (back == y).all()
+
+
 def test_graphs_are_freed_without_the_garbage_collector():
     gc.collect()
     gc.disable()
