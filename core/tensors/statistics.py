@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import ArgumentError, DtypeError, ShapeError
 from .arithmetic import mul, where
 from .graph import TensorBase
+from .inplace import assign, check_in_place
 from .promote import not_a_tensor
 from .reductions import axis_of, norm
 from .scans import cumsum
@@ -214,3 +215,8 @@ class StatisticsMethods:
     """Statistical methods of Tensor."""
 
     histogram, renorm = histogram, renorm
+
+    def renorm_(self: Any, p: float, dim: int, maxnorm: float) -> Any:
+        """`renorm` in place; returns self."""
+        check_in_place(self, "renorm_")
+        return assign(self, renorm(self.clone(), p, dim, maxnorm), "renorm_")
