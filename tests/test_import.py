@@ -19,7 +19,17 @@ middle = time.perf_counter()
 import allgrad
 print(time.perf_counter() - middle)
 """
-FORBIDDEN = ("mpi4py", "cupy", "matplotlib", "torch", "sklearn", "tqdm", "PIL")
+FORBIDDEN = (
+    "mpi4py",
+    "cupy",
+    "matplotlib",
+    "torch",
+    "sklearn",
+    "tqdm",
+    "PIL",
+    "onnx",
+    "tensorboard",
+)
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""Networks for images; parameter names are torchvision's where it has them."""
+"""Networks for images; parameter names and constructors are torchvision's where it has them.
+
+There are no weights to download: `weights` must be None, and `progress`, which would show a
+download, changes nothing. Activations are not in place: a layer absorbs the ReLU that follows it.
+"""
 
 from __future__ import annotations
 
