@@ -42,7 +42,7 @@ class _Global(threading.local):
 
 
 _global = _Global()
-_anywhere: dict[int, None] = {}  # ids of the global hooks of all threads: the quick look
+ANYWHERE: dict[int, None] = {}  # ids of the global hooks of all threads: the quick look
 
 
 def register(table: Table, hook: Hook, prepend: bool = False) -> RemovableHandle:
@@ -58,17 +58,17 @@ def register(table: Table, hook: Hook, prepend: bool = False) -> RemovableHandle
 
 def has_global_hooks() -> bool:
     """Whether hooks for all modules exist on this thread."""
-    return bool(_anywhere) and bool(_global.hooks)
+    return bool(_global.hooks)
 
 
 class _GlobalHandle(RemovableHandle):
     def __init__(self, hook: Hook) -> None:
         super().__init__(_global.hooks, hook)
-        _anywhere[self.id] = None
+        ANYWHERE[self.id] = None
 
     def remove(self) -> None:
         super().remove()
-        _anywhere.pop(self.id, None)
+        ANYWHERE.pop(self.id, None)
 
 
 def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:

@@ -12,6 +12,7 @@ from ...tensors import Parameter, Tensor
 from ...tensors.gradients import RemovableHandle
 from . import hooks
 from .buffer import Buffer
+from .hooks import ANYWHERE
 from .state import StateMethods
 from .uninitialized import is_lazy
 
@@ -53,7 +54,7 @@ class Module(StateMethods):
             raise AttributeError(
                 f"{type(self).__name__}: call super().__init__() before using the module"
             ) from None
-        if hooked or hooks.has_global_hooks():
+        if hooked or ANYWHERE:
             return hooks.call_with_hooks(self, args, kwargs)
         return self.forward(*args, **kwargs)
 
