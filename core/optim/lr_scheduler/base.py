@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from typing import Any
 
@@ -50,12 +51,7 @@ class LRScheduler:
                 )
         self.base_lrs: list[float] = [_number(g["initial_lr"]) for g in optimizer.param_groups]
         self.last_epoch = last_epoch
-        self._step_count = 0
-        self._is_initial = True
-        try:
-            self.step()
-        finally:
-            self._is_initial = False
+        self._initial_step()
 
     def get_lr(self) -> list[float]:
         """The next rate of each group; called by `step` only. Subclasses define it."""
@@ -96,6 +92,25 @@ class LRScheduler:
 
     # -- for the subclasses ---------------------------------------------------------------------
 
+    def _initial_step(self) -> None:
+        """The step that sets the first rate."""
+        self._step_count = 0
+        self._is_initial = True
+        try:
+            self.step()
+        finally:
+            self._is_initial = False
+
+    def _write(self, rates: list[float]) -> None:
+        """Set the rate of every group; a tensor stays the same tensor."""
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"]._array.fill(lr)
+                group["lr"]._bump_version()
+            else:
+                group["lr"] = lr
+        self._last_lr = self._rates()
+
     def _rates(self) -> list[float]:
         """The present rate of each group."""
         return [_number(group["lr"]) for group in self.optimizer.param_groups]
@@ -117,13 +132,7 @@ class LRScheduler:
             rates = self.get_lr() if epoch is None or closed_form is None else closed_form()
         finally:
             self._get_lr_called_within_step = False
-        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"]._array.fill(lr)  # a tensor stays the same tensor
-                group["lr"]._bump_version()
-            else:
-                group["lr"] = lr
-        self._last_lr = self._rates()
+        self._write(rates)
 
     def _check_order(self) -> None:
         if not hasattr(self.optimizer.step, "_tracks_calls"):
@@ -167,3 +176,8 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
 
 def _number(lr: Any) -> float:
     return as_float(lr) if isinstance(lr, Tensor) else lr
+
+
+def saved_function(function: Any) -> dict[str, Any] | None:
+    """What `state_dict` keeps of a user's function: the attributes of a callable object."""
+    return None if isinstance(function, types.FunctionType) else dict(vars(function))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from typing import Any
 
 from ..optimizer import Optimizer
-from .base import LRScheduler, per_group
+from .base import LRScheduler, per_group, saved_function
 
 
 class LambdaLR(LRScheduler):
@@ -44,9 +43,7 @@ class LambdaLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Everything but the optimizer and plain functions."""
         state = super().state_dict()
-        state["lr_lambdas"] = [
-            None if isinstance(f, types.FunctionType) else dict(vars(f)) for f in self.lr_lambdas
-        ]
+        state["lr_lambdas"] = [saved_function(f) for f in self.lr_lambdas]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -55,3 +52,24 @@ class LambdaLR(LRScheduler):
         for factor, saved in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
             if saved is not None:
                 vars(factor).update(saved)
+
+
+class MultiplicativeLR(LambdaLR):
+    r""":math:`\text{lr}_t = \text{lr}_{t-1} \cdot f(t)`.
+
+    Args:
+        optimizer, lr_lambda, last_epoch: as `LambdaLR`.
+
+    Raises:
+        ValueError: a list of another length than there are groups.
+    """
+
+    def get_lr(self) -> list[float]:
+        """The next rate of each group."""
+        self._warn_outside_step()
+        if self._is_initial:
+            return self._rates()
+        return [
+            lr * factor(self.last_epoch)
+            for factor, lr in zip(self.lr_lambdas, self._rates(), strict=True)
+        ]

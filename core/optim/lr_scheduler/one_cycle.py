@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ...errors import OptionError
 from ..optimizer import Optimizer
 from .base import LRScheduler, check_optimizer, per_group
+from .momentum import cycles_beta1, set_momentum
 
 
 class OneCycleLR(LRScheduler):
@@ -95,30 +96,18 @@ class OneCycleLR(LRScheduler):
             rates.append(anneal(group[phase["start_lr"]], group[phase["end_lr"]], done))
             if self.cycle_momentum:
                 low, high = group[phase["start_momentum"]], group[phase["end_momentum"]]
-                self._set_momentum(group, anneal(low, high, done))
+                set_momentum(group, self.use_beta1, anneal(low, high, done))
         return rates
 
     def _start_momentum(self, base: Any, top: Any, last_epoch: int) -> None:
-        defaults = self.optimizer.defaults
-        if "momentum" not in defaults and "betas" not in defaults:
-            raise ValueError(
-                "optimizer must support momentum or beta1 with `cycle_momentum` option enabled; "
-                f"{type(self.optimizer).__name__} has {sorted(defaults)}"
-            )
-        self.use_beta1 = "betas" in defaults
+        self.use_beta1 = cycles_beta1(self.optimizer)
         tops = per_group("max_momentum", self.optimizer, top)
         bases = per_group("base_momentum", self.optimizer, base)
         if last_epoch != -1:
             return
         for group, high, low in zip(self.optimizer.param_groups, tops, bases, strict=True):
-            self._set_momentum(group, high)
+            set_momentum(group, self.use_beta1, high)
             group["max_momentum"], group["base_momentum"] = high, low
-
-    def _set_momentum(self, group: dict[str, Any], value: float) -> None:
-        if self.use_beta1:
-            group["betas"] = (value, *group["betas"][1:])
-        else:
-            group["momentum"] = value
 
 
 def _length(total_steps: int | None, epochs: int | None, steps_per_epoch: int | None) -> int:

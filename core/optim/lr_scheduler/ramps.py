@@ -102,3 +102,38 @@ class LinearLR(LRScheduler):
         done = min(self.total_iters, self.last_epoch)
         factor = self.start_factor + rise * done / self.total_iters
         return [base_lr * factor for base_lr in self.base_lrs]
+
+
+class PolynomialLR(LRScheduler):
+    r""":math:`\text{lr}_t = \text{lr}_0 (1 - \min(t, T) / T)^{power}`.
+
+    Args:
+        optimizer: whose rates change.
+        total_iters: :math:`T`, number of steps down to 0.
+        power: the exponent.
+        last_epoch: as `LRScheduler`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_iters: int = 5,
+        power: float = 1.0,
+        last_epoch: int = -1,
+    ) -> None:
+        self.total_iters = total_iters
+        self.power = power
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The next rate of each group."""
+        self._warn_outside_step()
+        t, length = self.last_epoch, self.total_iters
+        if self._is_initial or t > length:
+            return self._rates()
+        factor = ((1.0 - t / length) / (1.0 - (t - 1) / length)) ** self.power
+        return [lr * factor for lr in self._rates()]
+
+    def _get_closed_form_lr(self) -> list[float]:
+        done = min(self.total_iters, self.last_epoch) / self.total_iters
+        return [base_lr * (1.0 - done) ** self.power for base_lr in self.base_lrs]

@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 
 import allgrad as ag
@@ -40,8 +41,67 @@ ROWS = {
         50,
     ),
 }
-CLOSED = ["step", "multi step", "constant", "linear", "linear down", "exponential", "cosine"]
+ROWS |= {
+    "multiplicative": ("MultiplicativeLR", {"lr_lambda": lambda t: 0.9 + 0.1 / (1 + t)}, 60),
+    "polynomial": ("PolynomialLR", {"total_iters": 30}, 60),
+    "polynomial power": ("PolynomialLR", {"total_iters": 50, "power": 2.5}, 60),
+    "restarts": ("CosineAnnealingWarmRestarts", {"T_0": 7}, 60),
+    "restarts longer": ("CosineAnnealingWarmRestarts", {"T_0": 4, "T_mult": 2, "eta_min": 0.1}, 60),
+    "cyclic": ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 7}, 60),
+    "cyclic halving": (
+        "CyclicLR",
+        {"base_lr": [0.01, 0.02], "max_lr": [0.1, 0.3], "step_size_up": 5, "step_size_down": 9,
+         "mode": "triangular2", "base_momentum": 0.7, "max_momentum": 0.95},
+        60,
+    ),
+    "cyclic exp": (
+        "CyclicLR",
+        {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 6, "mode": "exp_range", "gamma": 0.97,
+         "cycle_momentum": False},
+        60,
+    ),
+    "cyclic own": (
+        "CyclicLR",
+        {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 6, "scale_fn": lambda x: 1 / (5 + x),
+         "scale_mode": "iterations"},
+        60,
+    ),
+    "swa": ("SWALR", {"swa_lr": 0.05}, 60),
+    "swa linear": ("SWALR", {"swa_lr": [0.5, 0.01], "anneal_epochs": 20,
+                             "anneal_strategy": "linear"}, 60),
+    "swa at once": ("SWALR", {"swa_lr": 0.05, "anneal_epochs": 0}, 20),
+}  # fmt: skip
+# schedules made of others: name -> how they are made from the module and the optimizer
+COMBINED = {
+    "sequential": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.CosineAnnealingLR(o, 30), m.StepLR(o, 6)], [5, 35]
+    ),
+    "sequential cyclic": lambda m, o: m.SequentialLR(
+        o, [m.ConstantLR(o, 0.5, 100), m.ExponentialLR(o, 0.9), m.PolynomialLR(o, 9)], [10, 20]
+    ),
+    "chained": lambda m, o: m.ChainedScheduler(
+        [m.LinearLR(o, 0.1, total_iters=9), m.ExponentialLR(o, 0.97), m.MultiStepLR(o, [8, 30])]
+    ),
+    "chained warm-up": lambda m, o: m.ChainedScheduler([m.ConstantLR(o, 0.2, 6)], o),
+}
+CLOSED = [
+    "polynomial",
+    "polynomial power",
+    "step",
+    "multi step",
+    "constant",
+    "linear",
+    "linear down",
+    "exponential",
+    "cosine",
+]
 OPTIMIZERS = {"SGD": {"momentum": 0.9}, "Adam": {}}
+
+
+def schedule(module, name):
+    """A class of lr_scheduler or of swa_utils, of allgrad or of torch."""
+    return getattr(module.swa_utils if name == "SWALR" else module.lr_scheduler, name)
+
 
 rows = pytest.mark.parametrize("row", ROWS)
 
@@ -74,8 +134,8 @@ def test_same_numbers_as_torch(row, kind):
     torch = pytest.importorskip("torch")
     name, settings, steps = ROWS[row]
     mine, other = ours(kind), theirs(torch, kind)
-    a = getattr(lr_scheduler, name)(mine, **settings)
-    b = getattr(torch.optim.lr_scheduler, name)(other, **settings)
+    a = schedule(optim, name)(mine, **settings)
+    b = schedule(torch.optim, name)(other, **settings)
     assert moving(mine) == moving(other)
     for _ in range(steps):
         mine.step()
@@ -93,8 +153,8 @@ def test_closed_form_as_torch(row):
     torch = pytest.importorskip("torch")
     name, settings, _ = ROWS[row]
     mine, other = ours(), theirs(torch)
-    a = getattr(lr_scheduler, name)(mine, **settings)
-    b = getattr(torch.optim.lr_scheduler, name)(other, **settings)
+    a = schedule(optim, name)(mine, **settings)
+    b = schedule(torch.optim, name)(other, **settings)
     mine.step()
     other.step()
     for epoch in (5, 60, 13, 0, 200):
@@ -109,11 +169,11 @@ def test_closed_form_as_torch(row):
 def test_resume_continues_the_schedule(row):
     name, settings, steps = ROWS[row]
     whole = ours()
-    scheduler = getattr(lr_scheduler, name)(whole, **settings)
+    scheduler = schedule(optim, name)(whole, **settings)
     resumed = ours()
     for t in range(steps):
         if t == steps // 2:
-            again = getattr(lr_scheduler, name)(resumed, **settings)
+            again = schedule(optim, name)(resumed, **settings)
             resumed.load_state_dict(whole.state_dict())
             again.load_state_dict(dict(scheduler.state_dict()))
         whole.step()
@@ -128,11 +188,12 @@ def test_resume_continues_the_schedule(row):
 @rows
 def test_the_state_without_functions_is_json(row):
     name, settings, _ = ROWS[row]
-    state = getattr(lr_scheduler, name)(ours(), **settings).state_dict()
+    state = schedule(optim, name)(ours(), **settings).state_dict()
     json.dumps({k: v for k, v in state.items() if k != "milestones"})
+    assert "optimizer" not in state
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if "one cycle" not in r])
+@pytest.mark.parametrize("row", [r for r in ROWS if not r.startswith(("one cycle", "cyclic"))])
 @pytest.mark.torch
 def test_starting_at_a_later_step(row):
     torch = pytest.importorskip("torch")
@@ -140,8 +201,8 @@ def test_starting_at_a_later_step(row):
     mine, other = ours(), theirs(torch)
     for group in [*mine.param_groups, *other.param_groups]:
         group["initial_lr"] = group["lr"]
-    a = getattr(lr_scheduler, name)(mine, **settings, last_epoch=4)
-    b = getattr(torch.optim.lr_scheduler, name)(other, **settings, last_epoch=4)
+    a = schedule(optim, name)(mine, **settings, last_epoch=4)
+    b = schedule(torch.optim, name)(other, **settings, last_epoch=4)
     for _ in range(20):
         assert moving(mine) == moving(other)
         mine.step()
@@ -270,3 +331,132 @@ def test_one_cycle_ends():
         scheduler.step()
     with pytest.raises(ValueError, match="Tried to step 6 times"):
         scheduler.step()
+
+
+@pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.torch
+def test_combined_schedules_as_torch(name):
+    torch = pytest.importorskip("torch")
+    mine, other = ours(), theirs(torch)
+    a = COMBINED[name](lr_scheduler, mine)
+    b = COMBINED[name](torch.optim.lr_scheduler, other)
+    with warnings.catch_warnings():  # PyTorch warns of its own step(0)
+        warnings.simplefilter("ignore")
+        for t in range(60):
+            assert moving(mine) == moving(other)
+            assert a.get_last_lr() == b.get_last_lr()
+            if t == 25:  # saved and resumed, on new objects, in PyTorch's layout
+                state = a.state_dict()
+                assert state.keys() == b.state_dict().keys()
+                assert [s.keys() for s in state["_schedulers"]] == [
+                    s.keys() for s in b.state_dict()["_schedulers"]
+                ]
+                resumed = ours()
+                a = COMBINED[name](lr_scheduler, resumed)
+                resumed.load_state_dict(mine.state_dict())
+                a.load_state_dict(state)
+                mine = resumed
+            for step in (mine.step, other.step, a.step, b.step):
+                step()
+
+
+@rows
+@pytest.mark.torch
+def test_state_has_the_keys_of_torch(row):
+    torch = pytest.importorskip("torch")
+    name, settings, _ = ROWS[row]
+    a = schedule(optim, name)(ours(), **settings).state_dict()
+    b = schedule(torch.optim, name)(theirs(torch), **settings).state_dict()
+    assert a.keys() == b.keys()
+    assert a["base_lrs"] == b["base_lrs"]
+    assert a["last_epoch"] == b["last_epoch"]
+
+
+PLATEAU = {
+    "default": {"patience": 2},
+    "max": {"mode": "max", "patience": 1, "factor": 0.5, "threshold": 0.05},
+    "abs": {"threshold_mode": "abs", "threshold": 0.1, "patience": 0, "cooldown": 3},
+    "max abs": {"mode": "max", "threshold_mode": "abs", "threshold": 0.2, "patience": 1},
+    "bounds": {"patience": 0, "factor": 0.3, "min_lr": [0.01, 0.001], "eps": 1e-3},
+}
+
+
+@pytest.mark.parametrize("row", PLATEAU)
+@pytest.mark.torch
+def test_plateau_as_torch(row):
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    mine, other = ours(), theirs(torch)
+    a = lr_scheduler.ReduceLROnPlateau(mine, **PLATEAU[row])
+    b = torch.optim.lr_scheduler.ReduceLROnPlateau(other, **PLATEAU[row])
+    for t in range(60):
+        metric = 1 / (1 + t) + 0.3 * random.random()
+        a.step(ag.tensor(metric, dtype=ag.float64) if t % 2 else metric)
+        b.step(metric)
+        assert moving(mine) == moving(other)
+        assert a.get_last_lr() == b.get_last_lr()
+        assert a.state_dict() == b.state_dict()
+        if t == 30:
+            state = a.state_dict()
+            a = lr_scheduler.ReduceLROnPlateau(mine, **PLATEAU[row])
+            a.load_state_dict(state)
+
+
+def test_restarts_take_fractions_of_an_epoch():
+    optimizer = ours()
+    scheduler = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 4, 2)
+    scheduler.step(2.0)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.05)
+    scheduler.step(8.0)  # half of the second cycle, which has 8 steps
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="non-negative epoch"):
+        scheduler.step(-1)
+
+
+def test_every_schedule_has_a_row():
+    made = {name for name, _, _ in ROWS.values()}
+    made |= {"SequentialLR", "ChainedScheduler", "ReduceLROnPlateau", "LRScheduler"}
+    assert made == set(lr_scheduler.__all__) | {"SWALR"}
+
+
+@pytest.mark.torch
+def test_every_schedule_of_torch_is_there():
+    torch = pytest.importorskip("torch")
+    base = torch.optim.lr_scheduler.LRScheduler
+    theirs = {
+        name
+        for name, value in vars(torch.optim.lr_scheduler).items()
+        if isinstance(value, type) and issubclass(value, base) and not name.startswith("_")
+    }
+    assert theirs == set(lr_scheduler.__all__)
+
+
+WRONG = {
+    "T_0": lambda m, o, x: m.CosineAnnealingWarmRestarts(o, 0),
+    "T_mult": lambda m, o, x: m.CosineAnnealingWarmRestarts(o, 5, 0),
+    "eta_min": lambda m, o, x: m.CosineAnnealingWarmRestarts(o, 5, 1, "a"),
+    "cyclic mode": lambda m, o, x: m.CyclicLR(o, 0.01, 0.1, mode="square"),
+    "cyclic length": lambda m, o, x: m.CyclicLR(o, [0.01], 0.1),
+    "plateau factor": lambda m, o, x: m.ReduceLROnPlateau(o, factor=1.0),
+    "plateau mode": lambda m, o, x: m.ReduceLROnPlateau(o, mode="least"),
+    "plateau threshold": lambda m, o, x: m.ReduceLROnPlateau(o, threshold_mode="most"),
+    "plateau bounds": lambda m, o, x: m.ReduceLROnPlateau(o, min_lr=[1]),
+    "plateau optimizer": lambda m, o, x: m.ReduceLROnPlateau(3),
+    "no schedule": lambda m, o, x: m.SequentialLR(o, [], []),
+    "milestones": lambda m, o, x: m.SequentialLR(o, [m.StepLR(o, 3)], [1]),
+    "not a schedule": lambda m, o, x: m.SequentialLR(o, [m.StepLR(o, 3), 3], [1]),
+    "other optimizer": lambda m, o, x: m.SequentialLR(o, [m.StepLR(o, 3), m.StepLR(x, 3)], [1]),
+    "plateau inside": lambda m, o, x: m.ChainedScheduler([m.ReduceLROnPlateau(o)]),
+    "chained nothing": lambda m, o, x: m.ChainedScheduler([]),
+    "chained other": lambda m, o, x: m.ChainedScheduler([m.StepLR(o, 3), m.StepLR(x, 3)]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.torch
+def test_mistakes_raise_what_torch_raises(name):
+    torch = pytest.importorskip("torch")
+    with pytest.raises((ValueError, TypeError)) as expected:
+        WRONG[name](torch.optim.lr_scheduler, theirs(torch), theirs(torch))
+    with pytest.raises(expected.type):
+        WRONG[name](lr_scheduler, ours(), ours())
