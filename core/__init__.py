@@ -108,6 +108,8 @@ _LAZY = (
 )
 _LAZY_FUNCTIONS = {
     "cdist": "tensors.distances",
+    "corrcoef": "tensors.distances",
+    "cov": "tensors.distances",
     "from_dlpack": "utils.dlpack",
     "GradScaler": "amp",
     "autocast": "amp",

@@ -1,4 +1,4 @@
-"""Distances and likenesses of vectors: between all pairs, or row by row."""
+"""Distances and likenesses of vectors: between all pairs, row by row; covariance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..errors import DtypeError, OptionError, ShapeError
 from ..ops.index import Take
 from .graph import apply
 from .linalg import vector_norm
+from .products import matmul
 from .promote import cast, result_dtype
 from .shaping import broadcast_tensors, unsqueeze
 
@@ -87,3 +88,61 @@ def pairwise_distance(
         keepdim: keep the last dimension, with size 1.
     """
     return vector_norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any = None) -> Any:
+    """Covariance matrix of variables (rows) that were observed several times (columns).
+
+    Args:
+        input: (variables, observations), or one variable as a vector.
+        correction: what is taken from the number of observations; 1 is unbiased.
+        fweights: how often each observation was made, integers.
+        aweights: how much each observation counts, floating.
+
+    Raises:
+        RuntimeError: more than two dimensions, or weights that do not fit.
+
+    >>> import allgrad as ag
+    >>> ag.cov(ag.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    if input.ndim > 2:
+        raise ShapeError(f"cov: expected at most two dimensions, came {tuple(input.shape)}")
+    x = input if input.ndim == 2 else input.reshape(1, -1)
+    count = x.shape[1]
+    weights = _weights(count, fweights, aweights)
+    if weights is None:
+        centred = x - x.mean(1, keepdim=True)
+        y = matmul(centred, centred.mH) / max(count - correction, 0)
+    else:
+        total = weights.sum()
+        centred = x - (x * weights).sum(1, keepdim=True) / total
+        lost = 1 if aweights is None else (weights * aweights).sum() / total
+        y = matmul(centred, (centred * weights).mH) / (total - correction * lost)
+    return y if input.ndim == 2 else y.reshape(())
+
+
+def _weights(count: int, fweights: Any, aweights: Any) -> Any:
+    """The product of both kinds of weights of `count` observations; None without any."""
+    product = None
+    for name, w, kinds in (("fweights", fweights, "iu"), ("aweights", aweights, "f")):
+        if w is None:
+            continue
+        if w._array.shape != (count,) or w._array.dtype.kind not in kinds or (w._array < 0).any():
+            what = "integers" if kinds == "iu" else "floating numbers"
+            raise ShapeError(
+                f"cov: expected {name} to be {count} {what} of 0 or more, came {w.dtype} of shape "
+                f"{tuple(w.shape)}"
+            )
+        product = w if product is None else product * w
+    return product
+
+
+def corrcoef(input: Any) -> Any:
+    """Correlation matrix of variables (rows) that were observed several times (columns)."""
+    c = cov(input)
+    if not c.ndim:
+        return c / c
+    deviation = c.diagonal().sqrt()
+    return (c / deviation.unsqueeze(1) / deviation).clamp(-1, 1)

@@ -46,3 +46,15 @@ class MatrixMethods(TensorBase):
 
     inverse, pinverse, det, slogdet, logdet = inverse, pinverse, det, slogdet, logdet
     matrix_power, cholesky = matrix_power, cholesky
+
+    def cov(self, **options: Any) -> Any:
+        """Covariance matrix of the rows. See `allgrad.cov`."""
+        from . import distances  # noqa: PLC0415 - `import allgrad` stays quick
+
+        return distances.cov(self, **options)
+
+    def corrcoef(self) -> Any:
+        """Correlation matrix of the rows. See `allgrad.corrcoef`."""
+        from . import distances  # noqa: PLC0415 - `import allgrad` stays quick
+
+        return distances.corrcoef(self)

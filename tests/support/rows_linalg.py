@@ -322,4 +322,39 @@ def _distances():
     )
 
 
-ROWS = [*_distances(), *_products(), *_sums(), *_decompositions(), *_solvers(), *_norms()]
+def _covariance():
+    b = normal(5, 4, batched=False)
+    weights = [0.5, 1, 2, 0.1]
+    yield row(
+        "cov",
+        "MatMul",
+        lambda lib, F, b: (lib.cov(b), lib.cov(b, correction=0), lib.cov(b[0]), b.T.cov()),
+        b,
+    )
+    yield row(
+        "cov_weights",
+        "MatMul",
+        lambda lib, F, b: (
+            lib.cov(b, fweights=lib.tensor([1, 0, 2, 1])),
+            lib.cov(b, aweights=lib.tensor(weights).to(b.detach())),
+            lib.cov(
+                b,
+                fweights=lib.tensor([1, 1, 2, 1]),
+                correction=0,
+                aweights=lib.tensor(weights).to(b.detach()),
+            ),
+        ),
+        b,
+    )
+    yield row("corrcoef", "MatMul", lambda lib, F, b: lib.corrcoef(b).tril(-1), b)
+
+
+ROWS = [
+    *_distances(),
+    *_covariance(),
+    *_products(),
+    *_sums(),
+    *_decompositions(),
+    *_solvers(),
+    *_norms(),
+]
