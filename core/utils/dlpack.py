@@ -12,13 +12,12 @@ import numpy as np
 from .. import devices, dtypes
 from ..errors import DeviceError, DtypeError
 from ..tensors import Tensor
-from ..tensors.dlpack import BFLOAT, header
+from ..tensors.dlpack_header import BFLOAT, UINT, header
 
 __all__ = ["from_dlpack", "to_dlpack"]
 
 # Device types whose memory a CPU can read: main memory, and pinned memory of CUDA and ROCm.
 _READABLE = (1, 3, 11)
-_UINT = 1
 
 
 class _Capsule:
@@ -71,7 +70,7 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None
     about, old = header(capsule)
     half = (about.code, about.bits) == (BFLOAT, 16)
     if half:
-        about.code = _UINT
+        about.code = UINT
     try:
         array = np.from_dlpack(_Capsule(capsule))  # takes the capsule
     except RuntimeError as err:
