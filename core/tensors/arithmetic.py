@@ -211,12 +211,14 @@ def pow(input: Any, exponent: Any) -> Any:
 
 def maximum(input: Any, other: Any) -> Any:
     """Elementwise larger one; nan wins. Both must be tensors."""
+    promote.need_tensors("maximum", input, other)
     promote.refuse_complex("maximum", input, other)
     return binary(elementwise.Maximum(), "maximum", input, other)
 
 
 def minimum(input: Any, other: Any) -> Any:
     """Elementwise smaller one; nan wins. Both must be tensors."""
+    promote.need_tensors("minimum", input, other)
     promote.refuse_complex("minimum", input, other)
     return binary(elementwise.Minimum(), "minimum", input, other)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..dtypes import DIFFERENTIABLE, FLOATING
 from ..errors import DtypeError
 from .graph import TensorBase
-from .promote import not_a_tensor, operator_of, plain, refuse_complex
+from .promote import need_tensors, not_a_tensor, operator_of, plain, refuse_complex
 
 __all__ = [
     "allclose",
@@ -82,8 +82,12 @@ signbit = _test(
 )  # fmt: skip
 
 
-def _compare(function: Any, name: str, ordered: bool = False) -> Callable[..., Any]:
+def _compare(
+    function: Any, name: str, ordered: bool = False, numbers: bool = True
+) -> Callable[..., Any]:
     def compare(input: Any, other: Any) -> Any:
+        if not numbers:
+            need_tensors(name, input, other)
         if ordered:
             refuse_complex(name, input, other)
         return plain(function, name, input, other)
@@ -100,9 +104,9 @@ le = _compare(np.less_equal, "le", ordered=True)
 gt = _compare(np.greater, "gt", ordered=True)
 ge = _compare(np.greater_equal, "ge", ordered=True)
 not_equal, less, less_equal, greater, greater_equal = ne, lt, le, gt, ge
-logical_and = _compare(np.logical_and, "logical_and")
-logical_or = _compare(np.logical_or, "logical_or")
-logical_xor = _compare(np.logical_xor, "logical_xor")
+logical_and = _compare(np.logical_and, "logical_and", numbers=False)
+logical_or = _compare(np.logical_or, "logical_or", numbers=False)
+logical_xor = _compare(np.logical_xor, "logical_xor", numbers=False)
 
 
 def _bits(function: Any, name: str) -> Callable[..., Any]:
@@ -165,6 +169,7 @@ def isclose(
     Raises:
         RuntimeError: the dtypes or shapes do not fit, or a tolerance is negative.
     """
+    need_tensors("isclose", input, other)
     if input._array.dtype != other._array.dtype:
         raise DtypeError(
             f"isclose: expected both tensors of one dtype, came {input.dtype} and {other.dtype}"
@@ -211,6 +216,7 @@ def isin(
 
 def equal(input: Any, other: Any) -> bool:
     """True when both tensors have the same shape and elements."""
+    need_tensors("equal", input, other)
     return bool(np.array_equal(input._array, other._array))
 
 

@@ -14,7 +14,7 @@ from ..ops import pairs
 from . import promote
 from .arithmetic import add, div, mul, pow, sub  # noqa: A004 - PyTorch's spelling
 from .graph import TensorBase, apply
-from .promote import binary, cast, plain
+from .promote import binary, cast, need_tensors, plain
 
 __all__ = [
     "addcdiv",
@@ -48,12 +48,6 @@ def _need(name: str, kinds: str, meaning: str, *values: Any) -> None:
             raise DtypeError(f"{name}: expected {meaning}, came {v.dtype}")
 
 
-def _need_tensors(name: str, *values: Any) -> None:
-    for v in values:
-        if not isinstance(v, TensorBase):
-            raise promote.not_a_tensor(name, v)
-
-
 def atan2(input: Any, other: Any) -> Any:
     """The angle of the point (other, input), in -pi..pi, broadcast; 0 has the gradient 0.
 
@@ -61,6 +55,7 @@ def atan2(input: Any, other: Any) -> Any:
     >>> ag.atan2(ag.tensor([1.0, -1.0]), ag.tensor([1.0, -1.0]))
     tensor([ 0.7854, -2.3562])
     """
+    need_tensors("atan2", input, other)
     promote.refuse_complex("atan2", input, other)
     return binary(pairs.Atan2(), "atan2", input, other, floating=True)
 
@@ -70,18 +65,21 @@ arctan2 = atan2
 
 def hypot(input: Any, other: Any) -> Any:
     """sqrt(input**2 + other**2), broadcast, without overflow."""
+    need_tensors("hypot", input, other)
     _need("hypot", dtypes.FLOATING, "floating point tensors", input, other)
     return binary(pairs.Hypot(), "hypot", input, other)
 
 
 def logaddexp(input: Any, other: Any) -> Any:
     """log(exp(input) + exp(other)), broadcast, without overflow."""
+    need_tensors("logaddexp", input, other)
     _need("logaddexp", dtypes.FLOATING, "floating point tensors", input, other)
     return binary(pairs.LogAddExp(), "logaddexp", input, other)
 
 
 def logaddexp2(input: Any, other: Any) -> Any:
     """log2(2**input + 2**other), broadcast, without overflow."""
+    need_tensors("logaddexp2", input, other)
     _need("logaddexp2", dtypes.FLOATING, "floating point tensors", input, other)
     return binary(pairs.LogAddExp2(), "logaddexp2", input, other)
 
@@ -94,12 +92,14 @@ def copysign(input: Any, other: Any) -> Any:
 
 def fmax(input: Any, other: Any) -> Any:
     """Elementwise larger one; a number wins over nan."""
+    need_tensors("fmax", input, other)
     promote.refuse_complex("fmax", input, other)
     return binary(pairs.Fmax(), "fmax", input, other)
 
 
 def fmin(input: Any, other: Any) -> Any:
     """Elementwise smaller one; a number wins over nan."""
+    need_tensors("fmin", input, other)
     promote.refuse_complex("fmin", input, other)
     return binary(pairs.Fmin(), "fmin", input, other)
 
@@ -121,6 +121,7 @@ def heaviside(input: Any, values: Any) -> Any:
     Raises:
         RuntimeError: the dtypes differ, or are complex.
     """
+    need_tensors("heaviside", input, values)
     promote.refuse_complex("heaviside", input, values)
     if input._array.dtype != values._array.dtype:
         raise DtypeError(
@@ -133,27 +134,28 @@ def heaviside(input: Any, values: Any) -> Any:
 
 def nextafter(input: Any, other: Any) -> Any:
     """The next floating point number after input in the direction of other, broadcast."""
-    _need_tensors("nextafter", input, other)
+    need_tensors("nextafter", input, other)
     _need("nextafter", dtypes.FLOATING, "floating point tensors", input, other)
     return plain(np.nextafter, "nextafter", input, other)
 
 
 def gcd(input: Any, other: Any) -> Any:
     """Greatest common divisor of integers, broadcast."""
-    _need_tensors("gcd", input, other)
+    need_tensors("gcd", input, other)
     _need("gcd", "iu", "integer tensors", input, other)
     return plain(np.gcd, "gcd", input, other)
 
 
 def lcm(input: Any, other: Any) -> Any:
     """Least common multiple of integers, broadcast."""
-    _need_tensors("lcm", input, other)
+    need_tensors("lcm", input, other)
     _need("lcm", "iu", "integer tensors", input, other)
     return plain(np.lcm, "lcm", input, other)
 
 
 def ldexp(input: Any, other: Any) -> Any:
     """input * 2**other, broadcast."""
+    need_tensors("ldexp", input, other)
     return mul(input, pow(2.0, other))
 
 
@@ -164,7 +166,7 @@ def frexp(input: Any) -> Any:
     >>> ag.frexp(ag.tensor([8.0, 3.0])).exponent
     tensor([4, 2], dtype=allgrad.int32)
     """
-    _need_tensors("frexp", input)
+    need_tensors("frexp", input)
     _need("frexp", dtypes.FLOATING, "a floating point tensor", input)
     exponent = np.frexp(input._array)[1]
     return MantissaAndExponent(apply(pairs.Mantissa(), input), input._new(exponent))
@@ -198,7 +200,7 @@ def lerp(input: Any, end: Any, weight: Any) -> Any:
     >>> ag.lerp(ag.tensor([0.0, 10.0]), ag.tensor([10.0, 20.0]), 0.25)
     tensor([ 2.5000, 12.5000])
     """
-    _need_tensors("lerp", input, end)
+    need_tensors("lerp", input, end)
     _need("lerp", dtypes.DIFFERENTIABLE, "floating point tensors", input)
     _one_dtype("lerp", input, end=end, weight=weight)
     promote.check_broadcast("lerp", input, end, weight)
@@ -212,7 +214,7 @@ def lerp(input: Any, end: Any, weight: Any) -> Any:
 
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     """input + value * tensor1 * tensor2, broadcast."""
-    _need_tensors("addcmul", input, tensor1, tensor2)
+    need_tensors("addcmul", input, tensor1, tensor2)
     promote.check_broadcast("addcmul", input, tensor1, tensor2)
     return add(input, mul(tensor1, tensor2), alpha=value)
 
@@ -223,7 +225,7 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     Raises:
         RuntimeError: both tensors to be divided hold integers.
     """
-    _need_tensors("addcdiv", input, tensor1, tensor2)
+    need_tensors("addcdiv", input, tensor1, tensor2)
     promote.check_broadcast("addcdiv", input, tensor1, tensor2)
     if promote.result_dtype(tensor1, tensor2).kind in "iub":
         raise DtypeError(

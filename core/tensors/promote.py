@@ -102,6 +102,17 @@ def refuse_complex(name: str, *values: Any) -> None:
             raise DtypeError(f"{name}: not defined for complex numbers, which have no order")
 
 
+def need_tensors(name: str, *values: Any) -> None:
+    """Raise if one of the values is no tensor, where a number does not do.
+
+    Raises:
+        TypeError: one is not.
+    """
+    for v in values:
+        if not isinstance(v, TensorBase):
+            raise not_a_tensor(name, v)
+
+
 def _with_scalar(name: str, t: Any, value: Any) -> tuple[Any, Any]:
     if isinstance(value, np.generic):
         value = value.item()

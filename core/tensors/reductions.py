@@ -17,7 +17,7 @@ from ..ops.softmax import LogSoftmax, Softmax
 from .arithmetic import div, sub, where
 from .autocasting import widens
 from .graph import TensorBase, apply
-from .promote import cast, check_broadcast, not_a_tensor, refuse_complex
+from .promote import cast, check_broadcast, need_tensors, not_a_tensor, refuse_complex
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", ["values", "indices"])
 MinAndMax = namedtuple("MinAndMax", ["min", "max"])
@@ -359,6 +359,7 @@ def _is_something(x: np.ndarray) -> np.ndarray:
 
 def dist(input: Any, other: Any, p: Any = 2) -> Any:
     """`norm` of input - other, broadcast."""
+    need_tensors("dist", input, other)
     check_broadcast("dist", input, other)
     return norm(sub(input, other), p)
 

@@ -37,7 +37,7 @@ def _scalar_too(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(input, TensorBase):
+        if not hasattr(input, "_array"):
             raise not_a_tensor(function.__name__.lstrip("_"), input)
         refuse_complex(function.__name__.lstrip("_"), input)
         if input.ndim:

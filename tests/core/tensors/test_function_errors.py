@@ -168,6 +168,15 @@ MISTAKES = [
     ("lib.ones(2, requires_grad=True).normal_()", "normal_: a leaf"),
     ("lib.ones(2, requires_grad=True).exponential_()", "exponential_: a leaf"),
 ]
+# Functions that take no number in the place of a tensor.
+MISTAKES += [
+    (f"lib.{name}({args})", f"{name.replace('all', 'is')}.*tensor.*float")
+    for name in (
+        "maximum minimum fmax fmin hypot atan2 logaddexp logaddexp2 heaviside isclose allclose "
+        "equal logical_and logical_or logical_xor ldexp nextafter gcd lcm dist"
+    ).split()
+    for args in ("lib.ones(2), 2.0", "2.0, lib.ones(2)")
+]
 KINDS = (IndexError, TypeError, ValueError, RuntimeError, NotImplementedError)
 
 
