@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DtypeError, OptionError, ShapeError
+from ..errors import BoundsError, DtypeError, OptionError, ShapeError
 from ..ops import index as ops
 from .graph import TensorBase, apply
 from .indexing import integer_index, within
@@ -331,8 +331,8 @@ def put(input: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
         accumulate: add instead of replacing.
 
     Raises:
-        IndexError: an index out of range.
-        RuntimeError: another dtype, or not as many elements as indices.
+        IndexError: an index out of range, or not as many elements as indices.
+        RuntimeError: another dtype.
     """
     return put_(clone(input), index, source, accumulate)
 
@@ -343,7 +343,7 @@ def put_(input: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
     if source._array.dtype != input._array.dtype:
         raise DtypeError(f"put_: expected a source of {input.dtype}, came {source.dtype}")
     if source._array.size != index._array.size:
-        raise ShapeError(
+        raise BoundsError(
             f"put_: expected as many elements as indices, came {tuple(source.shape)} for "
             f"{tuple(index.shape)}"
         )

@@ -173,7 +173,7 @@ dsplit = _splitter("dsplit", 3, 2, "`tensor_split` into equal pieces along dimen
 def unbind(input: Any, dim: int = 0) -> tuple[Any, ...]:
     """All elements along `dim`, as views."""
     if not input.ndim:
-        raise ShapeError("unbind: expected at least one dimension, came a scalar")
+        raise IndexError("unbind: expected at least one dimension, came a scalar")
     axis = axis_of(dim, input.ndim, "unbind")
     return tuple(select(input, axis, i) for i in range(input._array.shape[axis]))
 

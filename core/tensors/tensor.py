@@ -55,7 +55,7 @@ from .mutating import InPlaceMethods
 from .new import NewMethods
 from .pairs import PairMethods
 from .products import ProductMethods
-from .reductions import ReductionMethods
+from .reductions import ReductionMethods, axis_of
 from .sampling import SamplingMethods
 from .scans import ScanMethods
 from .scatter import ScatterMethods
@@ -147,7 +147,9 @@ class Tensor(
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of dimension `dim`."""
-        return self.shape if dim is None else self._array.shape[dim]
+        if dim is None:
+            return self.shape
+        return self._array.shape[axis_of(dim, self._array.ndim, "size")]
 
     @property
     def ndim(self) -> int:
@@ -163,6 +165,7 @@ class Tensor(
         return self._array.size
 
     nelement = numel
+    ndimension = dim
 
     @property
     def dtype(self) -> dtypes.dtype:
@@ -201,7 +204,7 @@ class Tensor(
         """Steps, in elements, between neighbours along each dimension (or along `dim`)."""
         array = self._canonical()
         strides = tuple(s // array.itemsize for s in array.strides)
-        return strides if dim is None else strides[dim]
+        return strides if dim is None else strides[axis_of(dim, array.ndim, "stride")]
 
     def data_ptr(self) -> int:
         """Address of the first element."""
@@ -221,7 +224,19 @@ class Tensor(
         return formatting.tensor_text(self)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.ndim == 0 and spec else repr(self)
+        if spec and self.ndim:
+            raise TypeError(
+                f"format: {spec!r} is for one number, this tensor has shape {tuple(self.shape)}"
+            )
+        return format(self.item(), spec) if self.ndim == 0 else repr(self)
+
+    def __contains__(self, element: Any) -> bool:
+        if not isinstance(element, Tensor | bool | int | float | complex | np.generic):
+            raise ShapeError(f"in: expected a tensor or a number, came {type(element).__name__}")
+        return bool((self == element).any())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
 
     @staticmethod
     def _new(array: np.ndarray) -> Tensor:
