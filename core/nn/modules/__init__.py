@@ -40,8 +40,6 @@ from .buffer import (
 from .container import (
     ModuleDict,
     ModuleList,
-    ParameterDict,
-    ParameterList,
     Sequential,
 )
 from .conv import (
@@ -139,6 +137,7 @@ from .padding import (
     ZeroPad2d,
     ZeroPad3d,
 )
+from .parameters import ParameterDict, ParameterList
 from .pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,

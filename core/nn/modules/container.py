@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ...tensors import Parameter
 from .module import Module
+
+Pairs = Mapping[str, Module] | Iterable[tuple[str, Module]]
 
 
 def _position(index: int, count: int) -> int:
@@ -29,6 +30,26 @@ def _renumber(holder: Module, items: list[Any]) -> None:
     holder._modules.clear()
     for i, item in enumerate(items):
         holder.add_module(str(i), item)
+
+
+def _sequence(other: Any) -> Sequential:
+    if not isinstance(other, Sequential):
+        raise ValueError(f"a Sequential can be joined with a Sequential, came {type(other)}")
+    return other
+
+
+def _times(times: Any) -> int:
+    if not isinstance(times, int):
+        raise TypeError(f"a Sequential can be repeated an integer number of times, came {times!r}")
+    if times <= 0:
+        raise ValueError(f"a Sequential can be repeated a positive number of times, came {times}")
+    return times
+
+
+def need_iterable(name: str, values: Any) -> None:
+    """Raise TypeError unless `values` can be iterated."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} should be called with an iterable, but got {type(values)}")
 
 
 class Sequential(Module):
@@ -84,10 +105,34 @@ class Sequential(Module):
 
     def insert(self, index: int, module: Module) -> Sequential:
         """Insert a module before `index`; all are numbered anew. Returns self."""
+        if not isinstance(module, Module):
+            raise AssertionError(f"expected an nn.Module, came {type(module).__name__}")
+        if not -len(self) <= index <= len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} modules")
         items = list(self)
         items.insert(index, module)
         _renumber(self, items)
         return self
+
+    def pop(self, index: int | slice) -> Any:
+        """Remove a module and return it."""
+        found = self[index]
+        del self[index]
+        return found
+
+    def __add__(self, other: Sequential) -> Sequential:
+        return Sequential(*self, *_sequence(other))
+
+    def __iadd__(self, other: Sequential) -> Sequential:
+        return self.extend(_sequence(other))
+
+    def __mul__(self, times: int) -> Sequential:
+        return Sequential(*(list(self) * _times(times)))
+
+    __rmul__ = __mul__
+
+    def __imul__(self, times: int) -> Sequential:
+        return self.extend(list(self) * (_times(times) - 1))
 
 
 class ModuleList(Module):
@@ -95,7 +140,8 @@ class ModuleList(Module):
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
-        self.extend(modules or ())
+        if modules is not None:
+            self.extend(modules)
 
     def append(self, module: Module) -> ModuleList:
         """Add a module at the end; returns self."""
@@ -104,6 +150,7 @@ class ModuleList(Module):
 
     def extend(self, modules: Iterable[Module]) -> ModuleList:
         """Add several modules at the end; returns self."""
+        need_iterable(f"{type(self).__name__}.extend", modules)
         for module in modules:
             self.append(module)
         return self
@@ -135,6 +182,9 @@ class ModuleList(Module):
     def __iadd__(self, modules: Iterable[Module]) -> ModuleList:
         return self.extend(modules)
 
+    def __add__(self, modules: Iterable[Module]) -> ModuleList:
+        return ModuleList([*self, *modules])
+
     def pop(self, index: int | slice) -> Any:
         """Remove a module and return it."""
         found = self[index]
@@ -156,13 +206,16 @@ class ModuleList(Module):
 class ModuleDict(Module):
     """Modules under names."""
 
-    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+    def __init__(self, modules: Pairs | None = None) -> None:
         super().__init__()
-        self.update(modules or {})
+        if modules is not None:
+            self.update(modules)
 
-    def update(self, modules: Mapping[str, Module]) -> None:
-        """Add or replace modules."""
-        for name, module in modules.items():
+    def update(self, modules: Pairs) -> None:
+        """Add or replace modules, given as a mapping or as (name, module) pairs."""
+        need_iterable(f"{type(self).__name__}.update", modules)
+        pairs: Any = modules.items() if isinstance(modules, Mapping | ModuleDict) else modules
+        for name, module in pairs:
             self.add_module(name, module)
 
     def __len__(self) -> int:
@@ -202,59 +255,3 @@ class ModuleDict(Module):
     def items(self) -> Any:
         """(name, module) pairs."""
         return self._modules.items()
-
-
-class ParameterList(Module):
-    """A list of parameters, registered in order."""
-
-    def __init__(self, parameters: Iterable[Parameter] | None = None) -> None:
-        super().__init__()
-        for p in parameters or ():
-            self.append(p)
-
-    def append(self, parameter: Parameter) -> ParameterList:
-        """Add a parameter at the end; returns self."""
-        self.register_parameter(str(len(self)), parameter)
-        return self
-
-    def extend(self, parameters: Iterable[Parameter]) -> ParameterList:
-        """Add several parameters at the end; returns self."""
-        for p in parameters:
-            self.append(p)
-        return self
-
-    def __setitem__(self, index: int, parameter: Parameter) -> None:
-        self.register_parameter(str(_position(index, len(self))), parameter)
-
-    def __len__(self) -> int:
-        return len(self._parameters)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._parameters.values())
-
-    def __getitem__(self, index: int) -> Any:
-        return list(self._parameters.values())[_position(index, len(self))]
-
-
-class ParameterDict(Module):
-    """Parameters under names."""
-
-    def __init__(self, parameters: Mapping[str, Parameter] | None = None) -> None:
-        super().__init__()
-        for name, p in (parameters or {}).items():
-            self[name] = p
-
-    def __len__(self) -> int:
-        return len(self._parameters)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parameters)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._parameters
-
-    def __getitem__(self, name: str) -> Any:
-        return self._parameters[name]
-
-    def __setitem__(self, name: str, parameter: Parameter) -> None:
-        self.register_parameter(name, parameter)

@@ -371,6 +371,71 @@ def test_parameter_containers():
     assert named["v"].shape == (2,)
 
 
+def _containers(lib, log):
+    nn = lib.nn
+    net = nn.Sequential(nn.ReLU(), nn.Tanh())
+    log += [repr(net * 2), repr(3 * net), repr(net + nn.Sequential(nn.ReLU()))]
+    net += nn.Sequential(nn.Linear(2, 3))
+    log += [repr(net), repr(net.pop(0)), repr(net)]
+    net *= 2
+    log.append(list(net.state_dict()))
+    log.append(repr(nn.ModuleList([nn.ReLU()]) + nn.ModuleList([nn.Tanh(), nn.Tanh()])))
+    log.append(repr(nn.ModuleDict([("a", nn.ReLU()), ("b", nn.Tanh())])))
+    many = nn.ParameterList([lib.ones(2), nn.Parameter(lib.ones(1, 3)), 3])
+    many += [lib.zeros(1)]
+    log += [repr(many), list(many.state_dict()), many[2], many[-1].tolist(), len(many[1:3])]
+    many[0] = nn.Parameter(lib.zeros(4))
+    log += [list(many.state_dict()), many[0].shape[0]]
+    named = nn.ParameterDict({"a": lib.ones(2), "b": "x"})
+    named |= {"c": lib.zeros(1)}
+    log += [repr(named), list(named.state_dict()), sorted(named.keys()), list(reversed(named))]
+    log += [list((named | {"d": 1}).keys()), list(({"e": 1} | named).keys())]
+    log += [named.get("nothing", 5), named.setdefault("d", 7), named.pop("b"), named.popitem()]
+    log += [sorted(named.copy()), list(named.fromkeys(["x", "y"], 0).items()), "a" in named]
+    del named["a"]
+    log += [len(named), [v.tolist() for v in named.values()]]
+    named.clear()
+    log += [repr(named), len(named)]
+
+
+MISTAKEN_CONTAINERS = {
+    "repeated": lambda nn: nn.Sequential(nn.ReLU()) * -1,
+    "repeated by a float": lambda nn: nn.Sequential(nn.ReLU()) * 1.5,
+    "joined": lambda nn: nn.Sequential(nn.ReLU()) + 3,
+    "insert": lambda nn: nn.Sequential(nn.ReLU()).insert(9, nn.ReLU()),
+    "insert a number": lambda nn: nn.Sequential(nn.ReLU()).insert(0, 3),
+    "append": lambda nn: nn.Sequential().append(3),
+    "ModuleList": lambda nn: nn.ModuleList(3),
+    "ModuleList index": lambda nn: nn.ModuleList([nn.ReLU()])[5],
+    "ModuleList called": lambda nn: nn.ModuleList([nn.ReLU()])(3),
+    "ModuleDict": lambda nn: nn.ModuleDict(3),
+    "ModuleDict key": lambda nn: nn.ModuleDict()["a"],
+    "ParameterList": lambda nn: nn.ParameterList(3),
+    "ParameterList index": lambda nn: nn.ParameterList()[0],
+    "ParameterDict": lambda nn: nn.ParameterDict(3),
+}
+
+
+@pytest.mark.torch
+def test_containers_as_in_pytorch():
+    torch = pytest.importorskip("torch")
+    ours, theirs = [], []
+    _containers(ag, ours)
+    _containers(torch, theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert str(a) == str(b).replace("torch.", "allgrad.") or a == b
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", MISTAKEN_CONTAINERS)
+def test_mistakes_with_containers(name):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - its type is what is asked for
+        MISTAKEN_CONTAINERS[name](torch.nn)
+    with pytest.raises(theirs.type):
+        MISTAKEN_CONTAINERS[name](nn)
+
+
 @pytest.mark.torch
 def test_printed_forms_of_containers():
     torch = pytest.importorskip("torch")
