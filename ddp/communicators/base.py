@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from allgrad.dtypes import DIFFERENTIABLE
 from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
 
 DEFAULT_TIMEOUT_S = 600.0
@@ -200,7 +201,7 @@ def check_array(
 def check_reduction(communicator: Communicator, array: Array, op: ReduceOp | str) -> ReduceOp:
     """Parse the reduction and refuse a mean of integers, which has no exact result."""
     parsed = ReduceOp.parse(op)
-    if parsed is ReduceOp.AVG and array.dtype.kind not in "fc":
+    if parsed is ReduceOp.AVG and array.dtype.kind not in DIFFERENTIABLE:
         raise DtypeError(
             f"{communicator.where} reduction 'avg' needs a floating-point array, "
             f"got {array.dtype}; use 'sum' and divide"

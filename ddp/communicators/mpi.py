@@ -37,6 +37,7 @@ from allgrad.ddp.communicators.base import (
     check_rows,
     scale_to_mean,
 )
+from allgrad.dtypes import is_half
 from allgrad.errors import DistributedError
 
 PIECE_BYTES = 2 << 20
@@ -219,7 +220,7 @@ def _on_the_wire(array: Array, op: ReduceOp) -> tuple[Array, MPI.Op]:
 
     Truth values travel as bytes: as in numpy, their sum is "any" and their product "all".
     """
-    if array.dtype == np.float16:
+    if is_half(array.dtype):
         return array.astype(np.float32), _MPI_OP[op]
     if array.dtype == np.bool_:
         return array.view(np.uint8), MPI.MAX if op in (ReduceOp.SUM, ReduceOp.MAX) else MPI.MIN

@@ -43,7 +43,8 @@ def describe_signature(signature: int) -> str:
     size_bytes = signature & (1 << 38) - 1
     text = f"{kind} of {size_bytes} bytes" if kind != "barrier" else kind
     if kind.startswith(("all_reduce", "reduce")):
-        dtype = np.dtype(chr(signature >> 49 & 127))
+        char = chr(signature >> 49 & 127)
+        dtype = "bfloat16" if char == "E" else np.dtype(char)  # NumPy does not know it by its char
         text += f" ({dtype}, {_OPS[signature >> 56 & 7].value})"
     elif kind == "broadcast":
         text += f" from rank {signature >> 38 & 2047}"

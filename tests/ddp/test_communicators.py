@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allgrad import dtypes
 from allgrad.ddp import ReduceOp, run_ranks
 from allgrad.ddp.communicators import shared
 from allgrad.ddp.communicators.base import Communicator
@@ -65,13 +66,22 @@ class CommunicatorContract:
 
         self.each(body)
 
-    @pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "int64", "uint8", "bool"])
-    def test_all_reduce_keeps_the_dtype(self, dtype: str) -> None:
+    @pytest.mark.parametrize(
+        "dtype", ["float16", "bfloat16", "float64", "int32", "int64", "uint8", "bool"]
+    )
+    def test_all_reduce_keeps_the_dtype(self, dtype: Any) -> None:
+        dtype = dtypes.from_name(dtype).numpy
+
         def body(c: Communicator) -> None:
             array = np.full((3, 4), c.rank + 1).astype(dtype)
             c.all_reduce(array, ReduceOp.MAX)
             assert array.dtype == dtype
             np.testing.assert_array_equal(array, np.full((3, 4), c.size).astype(dtype))
+            if dtype.name in ("float16", "bfloat16", "float64"):
+                array[:] = 2 * c.rank
+                c.all_reduce(array, ReduceOp.AVG)
+                assert array.dtype == dtype
+                assert (array == c.size - 1).all()
 
         self.each(body)
 
@@ -415,3 +425,9 @@ def test_signatures_are_read_back(kind: str) -> None:
     text = describe_signature(signature)
     assert text.startswith(kind)
     assert kind == "barrier" or str(1 << 37) in text
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_signatures_name_the_dtype(name: str) -> None:
+    signature = encode_signature("all_reduce", 8, dtypes.from_name(name).numpy.char)
+    assert f"({name}, sum)" in describe_signature(signature)
