@@ -126,6 +126,14 @@ _LAZY_FUNCTIONS = {
     "set_autocast_dtype": "amp",
     "set_num_threads": "backend.onednn",
 }
+# Functions that PyTorch has at the top, too, with the same parameters.
+_FUNCTIONAL = """
+    adaptive_avg_pool1d avg_pool1d bilinear celu celu_ channel_shuffle conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d conv_transpose3d cosine_similarity group_norm hardshrink
+    layer_norm max_pool1d max_pool2d max_pool3d pairwise_distance pdist pixel_shuffle
+    pixel_unshuffle prelu rms_norm rrelu rrelu_ selu selu_ threshold threshold_
+""".split()
+_LAZY_FUNCTIONS |= dict.fromkeys(_FUNCTIONAL, "nn.functional")
 
 if TYPE_CHECKING:
     from . import amp, kernel_counts, nn, optim, utils, vision
