@@ -39,7 +39,7 @@ class DlpackMethods(TensorBase):
         Raises:
             BufferError: the tensor requires grad, has negative strides, or is wanted elsewhere.
         """
-        if self._requires_grad:
+        if self.requires_grad:  # type: ignore[attr-defined]
             raise BufferError(
                 "__dlpack__: this tensor requires grad, so changes by others would go unnoticed. "
                 "Use tensor.detach()."

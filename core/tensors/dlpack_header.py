@@ -1,4 +1,6 @@
-"""The description of memory inside of a DLPack capsule, which NumPy makes but cannot say bfloat16 in.
+"""What a DLPack capsule says of its memory: NumPy makes it, but cannot say bfloat16.
+
+A capsule's header is read, and its type corrected, by the structures of the standard.
 
 Imports: errors. Imported when a capsule is looked into.
 

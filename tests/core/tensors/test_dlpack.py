@@ -81,6 +81,14 @@ def test_both_refuse_what_requires_grad():
         ag.from_dlpack(torch.ones(2, requires_grad=True))
 
 
+def test_a_view_whose_root_came_to_require_grad_is_refused():
+    root = ag.zeros(2, 3)
+    part = root[0]
+    root.mul_(ag.ones(3, requires_grad=True))
+    with pytest.raises(BufferError, match="detach"):
+        np.from_dlpack(part)
+
+
 def test_numpy_sees_and_changes_our_memory():
     t = filled("float32")
     array = np.from_dlpack(t)
