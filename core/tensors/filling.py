@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..errors import GradientError
 from . import graph
 from .graph import TensorBase
 from .inplace import assign, check_in_place
@@ -57,3 +58,30 @@ class FillingMethods:
     def zero_(self) -> Any:
         """Set every element to 0; returns self."""
         return self.fill_(0)
+
+    def apply_(self: Any, callable: Any) -> Any:
+        """Replace every element by ``callable(element)``, one by one in Python; returns self.
+
+        Raises:
+            RuntimeError: the tensor requires grad; nothing here can be differentiated.
+        """
+        return self._overwrite("apply_", (callable(v) for v in self._array.ravel().tolist()))
+
+    def map_(self: Any, tensor: Any, callable: Any) -> Any:
+        """Replace every element by ``callable(element, other)`` with those of `tensor`.
+
+        Raises:
+            RuntimeError: one of the tensors requires grad, or `tensor` does not broadcast to self.
+        """
+        if tensor.requires_grad:
+            raise GradientError("map_: expected a tensor that does not require grad")
+        others = tensor.expand(tuple(self.shape))._array.ravel().tolist()
+        pairs = zip(self._array.ravel().tolist(), others, strict=True)
+        return self._overwrite("map_", (callable(a, b) for a, b in pairs))
+
+    def _overwrite(self: Any, name: str, values: Any) -> Any:
+        if self.requires_grad:
+            raise GradientError(f"{name}: expected a tensor that does not require grad")
+        check_in_place(self, name)
+        numbers = np.asarray(list(values), self._array.dtype)
+        return self.copy_(self._new(numbers.reshape(self._array.shape)))
