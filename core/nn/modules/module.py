@@ -244,7 +244,7 @@ class Module(StateMethods):
         """
         module = self
         for part in target.split(".") if target else ():
-            found = getattr(module, part, None)
+            found = module._modules.get(part) or getattr(module, part, None)
             if not isinstance(found, Module):
                 what = "has no attribute" if found is None else "has no module at"
                 raise AttributeError(f"{type(module).__name__} {what} {part!r} ({target!r})")
@@ -394,6 +394,14 @@ class Module(StateMethods):
     def cpu(self) -> Module:
         """The module in main memory: itself."""
         return self
+
+    def cuda(self, device: Any = None) -> Module:
+        """The module on a GPU.
+
+        Raises:
+            RuntimeError: this build cannot compute there.
+        """
+        return self.to("cuda" if device is None else device)
 
     # -- hooks ---------------------------------------------------------------------------------
     def register_forward_pre_hook(

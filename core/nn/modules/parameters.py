@@ -23,8 +23,8 @@ class _Holder(Module):
         self._order[key] = None
         if isinstance(value, Tensor):  # a known name keeps its place
             self._others.pop(key, None)
-            is_one = isinstance(value, Parameter)
-            self._parameters[key] = value if is_one else Parameter(value)
+            parameter = value if isinstance(value, Parameter) else Parameter(value)
+            self._parameters[key] = parameter
         else:
             self._parameters.pop(key, None)
             self._others[key] = value

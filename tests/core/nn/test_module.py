@@ -259,8 +259,9 @@ def test_conversion_keeps_the_parameters_and_integers():
     net.to(ag.float32)
     net(ag.randn(2, 1, 4, 4)).sum().backward()
     assert net.to("cpu") is net
-    with pytest.raises(RuntimeError, match="cuda"):
-        net.to("cuda")
+    for move in (lambda: net.to("cuda"), net.cuda, lambda: net.cuda(1)):
+        with pytest.raises(RuntimeError, match="cuda"):
+            move()
 
 
 def test_apply_goes_from_the_leaves_up():
