@@ -9,6 +9,7 @@ import numpy as np
 from ...errors import GradientError
 from ...ops import linalg as ops
 from .. import arithmetic as fn
+from .. import joining
 from ..graph import apply
 from . import Rule
 from .functions import complex_too, masked, times
@@ -94,6 +95,56 @@ def _pseudo_inverse(node: Node, grad: Any) -> tuple[Any]:
     return (-(h @ grad @ h) + left @ g @ p @ h + h @ p @ g @ right,)
 
 
+def _svd(node: Node, grad: Any) -> tuple[Any]:
+    u, s, vh = (node.output(a, slot) for slot, a in enumerate(node.saved))
+    grad_u, grad_s, grad_vh = grad
+    rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
+    gap = columns * columns - rows * rows
+    same = np.equal(gap._array, 0)
+    f = masked(1 / fn.where(node.constant(same), 1.0, gap), ~same)
+    inner = masked(gap, False)
+    if grad_s is not None:
+        inner = inner + times(grad_s.unsqueeze(-1), np.eye(s.shape[-1]))
+    outside = None
+    if grad_u is not None:
+        part = adjoint(u) @ grad_u
+        inner = inner + f * (part - adjoint(part)) * columns
+        outside = _beside(node, u @ adjoint(u)) @ (grad_u / columns) @ vh
+    if grad_vh is not None:
+        part = vh @ adjoint(grad_vh)
+        inner = inner + rows * (f * (part - adjoint(part)))
+        rest = u @ ((grad_vh / rows) @ _beside(node, adjoint(vh) @ vh))
+        outside = rest if outside is None else outside + rest
+    result = u @ inner @ vh
+    return (result if outside is None else result + outside,)
+
+
+def _beside(node: Node, projection: Any) -> Any:
+    """The projection on what is orthogonal to the range of `projection`."""
+    return node.constant(np.eye(projection.shape[-1], dtype=projection._array.dtype)) - projection
+
+
+def _qr(node: Node, grad: Any) -> tuple[Any]:
+    q, r = (node.output(a, slot) for slot, a in enumerate(node.saved))
+    grad_q, grad_r = (
+        masked(t, False) if g is None else g for t, g in zip((q, r), grad, strict=True)
+    )
+    m = q.shape[-2]
+    if m >= r.shape[-1]:
+        return (_tall(q, r, grad_q, grad_r),)
+    right = grad_r[..., m:]
+    grad_q = grad_q + q @ r[..., m:] @ adjoint(right)
+    return (joining.cat([_tall(q, r[..., :m], grad_q, grad_r[..., :m]), q @ right], -1),)
+
+
+def _tall(q: Any, r: Any, grad_q: Any, grad_r: Any) -> Any:
+    """Gradient of the matrix behind a QR decomposition with a square r."""
+    m = r @ adjoint(grad_r) - adjoint(grad_q) @ q
+    lower = m.tril(-1)
+    symmetric = lower + adjoint(lower) + times(m, np.eye(m.shape[-1]))
+    return adjoint(apply(ops.Solve(), r, adjoint(grad_q + q @ symmetric)))
+
+
 RULES: dict[type[Any], Rule] = {
     ops.Inverse: _inverse,
     ops.Solve: _solve,
@@ -102,5 +153,7 @@ RULES: dict[type[Any], Rule] = {
     ops.SlogDet: _slogdet,
     ops.Cholesky: _cholesky,
     ops.EigH: _eigh,
+    ops.SVD: _svd,
+    ops.QR: _qr,
     ops.PseudoInverse: _pseudo_inverse,
 }

@@ -21,7 +21,7 @@ from allgrad.tensors.double_backward import rules
 
 # Ops whose gradient has no graph: `create_graph=True` is an error that names them. A new op gets
 # a rule in `core/tensors/double_backward/`, or its place here.
-WITHOUT_SECOND_DERIVATIVE: set[str] = {"CTC", "QR", "SVD"}
+WITHOUT_SECOND_DERIVATIVE: set[str] = {"CTC"}
 TIES = {"scatter_reduce_amax_True", "scatter_reduce_amin_True"}
 FAILING = {"scatter_reduce_zeros": "factor is zero"}  # rows at points without a rule
 ABSTRACT = {"FromInput", "FromOutput", "PairLoss"}
@@ -198,6 +198,8 @@ def test_like_torch(name):
     try:
         want = theirs.second(arrays)
     except RuntimeError as err:
+        if "not implemented" not in str(err):
+            raise
         pytest.skip(f"PyTorch: {err}")
     got = Problem(row, ag, F, ag.tensor).second(arrays)
     agree(got[0], want[0], "first gradient")
