@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import DtypeError, OptionError, ShapeError
 from ..ops.index import Take
+from .autocasting import widens
 from .graph import apply
 from .linalg import vector_norm
 from .products import matmul
@@ -21,6 +22,7 @@ _MODES = (
 )
 
 
+@widens
 def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str = _MODES[0]) -> Any:
     """Distances between all rows of two sets: (..., P, M), (..., R, M) -> (..., P, R).
 

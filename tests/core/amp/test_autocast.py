@@ -1,4 +1,4 @@
-"""Which functions run in which precision inside `autocast`: PyTorch's choice, function by function."""
+"""Which functions run in which precision inside `autocast`: PyTorch's choice for each."""
 
 from __future__ import annotations
 
@@ -84,6 +84,13 @@ CASES = {
     "pow": lambda lib, F, f, b, i: b(2, 3) ** 2,
     "trace": lambda lib, F, f, b, i: lib.trace(b(2, 2)),
     "quantile": lambda lib, F, f, b, i: lib.quantile(b(4), 0.5),
+    "cdist": lambda lib, F, f, b, i: lib.cdist(b(2, 3), b(2, 3)),
+    "pairwise_distance": lambda lib, F, f, b, i: F.pairwise_distance(b(2, 3), b(2, 3)),
+    "cosine_similarity": lambda lib, F, f, b, i: F.cosine_similarity(b(2, 3), b(2, 3)),
+    "rms_norm": lambda lib, F, f, b, i: F.rms_norm(b(2, 3), (3,), b(3)),
+    "mlp": lambda lib, F, f, b, i: lib.nn.Sequential(
+        lib.nn.Linear(3, 4), lib.nn.LayerNorm(4), lib.nn.GELU(), lib.nn.Linear(4, 2)
+    )(f(2, 3)),
     "layer_norm": lambda lib, F, f, b, i: F.layer_norm(b(2, 3), (3,), f(3), f(3)),
     "layer_norm_float32": lambda lib, F, f, b, i: F.layer_norm(f(2, 3), (3,), f(3), f(3)),
     "group_norm": lambda lib, F, f, b, i: F.group_norm(b(2, 4, 3), 2, f(4), f(4)),
@@ -115,9 +122,9 @@ for _n in (1, 2, 3):
     CASES[f"conv{_n}d"] = lambda lib, F, f, b, i, n=_n: getattr(F, f"conv{n}d")(
         f(2, 3, *[5] * n), f(4, 3, *[3] * n), f(4)
     )
-    CASES[f"conv_transpose{_n}d"] = lambda lib, F, f, b, i, n=_n: getattr(
-        F, f"conv_transpose{n}d"
-    )(f(2, 3, *[5] * n), f(3, 4, *[3] * n), f(4))
+    CASES[f"conv_transpose{_n}d"] = lambda lib, F, f, b, i, n=_n: getattr(F, f"conv_transpose{n}d")(
+        f(2, 3, *[5] * n), f(3, 4, *[3] * n), f(4)
+    )
 
 
 def result_of(lib, functional, make, case):
@@ -324,3 +331,23 @@ def test_custom_functions():
     y.sum().backward()
     assert a.grad.dtype is ag.float32
     assert a.grad.tolist() == [[2, 2], [2, 2]]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("dtype", "mixed"), [("bfloat16", False), ("float16", False), ("float32", True)]
+)
+def test_gradients_of_gradients(dtype, mixed):
+    torch = pytest.importorskip("torch")
+
+    def penalty(lib):
+        x = lib.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=getattr(lib, dtype), requires_grad=True)
+        w = lib.tensor([[0.5, 1.0], [2.0, -1.0]], dtype=getattr(lib, dtype), requires_grad=True)
+        with lib.autocast("cpu", enabled=mixed):
+            y = lib.tanh(lib.nn.functional.linear(x, w)).sum()
+        (grad,) = lib.autograd.grad(y, x, create_graph=True)
+        (grad * grad).sum().backward()
+        assert str(w.grad.dtype).endswith(dtype)
+        return w.grad.float().numpy()
+
+    np.testing.assert_allclose(penalty(ag), penalty(torch), rtol=2e-2)
