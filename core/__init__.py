@@ -67,6 +67,7 @@ from .tensors.einsum import *  # noqa: F403 - the module lists its names in __al
 from .tensors.formatting import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.indexing import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.joining import *  # noqa: F403 - the module lists its names in __all__
+from .tensors.layouts import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.legacy import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.logic import *  # noqa: F403 - the module lists its names in __all__
 from .tensors.masking import *  # noqa: F403 - the module lists its names in __all__

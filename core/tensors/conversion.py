@@ -14,6 +14,7 @@ from .. import devices, dtypes
 from ..errors import OptionError, ShapeError
 from ..ops.elementwise import Clone
 from .graph import TensorBase, apply
+from .layouts import in_format, preserve_format
 from .promote import cast, result_dtype
 
 __all__ = ["can_cast", "is_complex", "is_floating_point", "is_nonzero", "numel", "result_type"]
@@ -79,6 +80,7 @@ class ConversionMethods(TensorBase):
         Args:
             non_blocking: accepted; moves within main memory have nothing to wait for.
             copy: make a copy even if nothing changes.
+            memory_format: how the memory is laid out; see `tensors/layouts.py`.
 
         Raises:
             RuntimeError: an unknown device, or one that this build cannot compute on.
@@ -87,9 +89,11 @@ class ConversionMethods(TensorBase):
         >>> ag.ones(2).to("cpu", ag.float64)
         tensor([1., 1.], dtype=allgrad.float64)
         """
+        wanted = kwargs.pop("memory_format", preserve_format)
         dtype, copy = _target("to", args, kwargs)
         out = self if dtype is None else cast(self, dtypes.to_numpy(dtype))
-        return apply(Clone(), self) if copy and out is self else out
+        out = apply(Clone(), self) if copy and out is self else out
+        return out if wanted is preserve_format else in_format(out, wanted, "to")
 
     def type(self, dtype: Any = None, non_blocking: bool = False) -> Any:
         """The tensor in `dtype`; without one, the name of its type.

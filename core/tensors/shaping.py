@@ -250,15 +250,9 @@ def clone(input: Any) -> Any:
     return apply(Clone(), input)
 
 
-def contiguous(input: Any) -> Any:
-    """The tensor itself if its memory is in row-major order, else a copy that is."""
-    return input if input._canonical().flags.c_contiguous else clone(input)
-
-
 class ShapingMethods(TensorBase):
     """Methods of Tensor that give it another shape."""
 
     reshape, view, view_as, reshape_as = reshape, view_as_shape, view_as, reshape_as
     flatten, unflatten, ravel, squeeze, unsqueeze = flatten, unflatten, ravel, squeeze, unsqueeze
     expand, expand_as, broadcast_to = expand, expand_as, broadcast_to
-    clone, contiguous = clone, contiguous

@@ -47,6 +47,7 @@ from .dlpack import DlpackMethods
 from .filling import FillingMethods
 from .gradients import GradientMethods
 from .indexing import IndexingMethods
+from .layouts import LayoutMethods
 from .logic import LogicMethods
 from .masking import MaskingMethods
 from .matrices import MatrixMethods
@@ -87,6 +88,7 @@ class Tensor(
     StatisticsMethods,
     ComplexMethods,
     SamplingMethods,
+    LayoutMethods,
     ShapingMethods,
     AxesMethods,
     WindowMethods,
@@ -195,10 +197,6 @@ class Tensor(
     def grad_fn(self) -> Op | None:
         """The operation that made this tensor, or None for a leaf."""
         return graph.node_of(self)
-
-    def is_contiguous(self) -> bool:
-        """True when elements follow each other in row-major order."""
-        return self._canonical().flags.c_contiguous
 
     def stride(self, dim: int | None = None) -> Any:
         """Steps, in elements, between neighbours along each dimension (or along `dim`)."""

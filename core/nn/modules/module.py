@@ -10,9 +10,14 @@ from ...autograd import no_grad
 from ...devices import device, require
 from ...tensors import Parameter, Tensor
 from ...tensors.gradients import RemovableHandle
+from ...tensors.layouts import check_format
 from . import hooks
 from .buffer import Buffer
 from .hooks import ANYWHERE
+from .hooks import register_module_forward_hook as register_module_forward_hook
+from .hooks import register_module_forward_pre_hook as register_module_forward_pre_hook
+from .hooks import register_module_full_backward_hook as register_module_full_backward_hook
+from .hooks import register_module_full_backward_pre_hook as register_module_full_backward_pre_hook
 from .state import StateMethods
 from .uninitialized import is_lazy
 
@@ -359,6 +364,8 @@ class Module(StateMethods):
             TypeError: the dtype is neither floating nor complex.
             RuntimeError: a device that is not here.
         """
+        if "memory_format" in kwargs:  # weights lie as their kernels want them
+            check_format("nn.Module.to", kwargs.pop("memory_format"))
         wanted = kwargs.get("dtype")
         for a in args:
             wanted = a if isinstance(a, dtypes.dtype) else wanted

@@ -151,3 +151,43 @@ def test_memory_of_the_user_keeps_its_layout():
     assert t.contiguous().is_contiguous()
     t.add_(1)
     assert array[0, 0, 0, 0] == 1
+
+
+# -- memory formats --------------------------------------------------------------------------------
+def test_memory_formats():
+    x = ag.arange(24.0).view(1, 2, 3, 4).requires_grad_()
+    for make in (
+        lambda: x.to(memory_format=ag.channels_last),
+        lambda: x.contiguous(memory_format=ag.channels_last),
+        lambda: x.clone(memory_format=ag.channels_last),
+    ):
+        y = make()
+        assert y.is_contiguous(memory_format=ag.channels_last)
+        assert y.equal(x)
+        x.grad = None
+        (y * y).sum().backward()
+        assert x.grad.equal(2 * x.detach())
+    again = y.to(memory_format=ag.channels_last)
+    assert again is y
+    assert y.view(-1).tolist() == list(range(24))  # the layout is never seen
+    assert not x.is_contiguous(memory_format=ag.channels_last)
+    assert x.contiguous(memory_format=ag.contiguous_format) is x is x.contiguous()
+    assert x.to(memory_format=ag.preserve_format) is x
+    assert ag.ones(1, 2, 3, 3, 3).to(memory_format=ag.channels_last_3d).sum() == 54
+    assert repr(ag.channels_last) == "allgrad.channels_last"
+    w = ag.randn(3, 2, 2, 2)
+    same = ag.nn.functional.conv2d(x.detach(), w)
+    np.testing.assert_allclose(
+        ag.nn.functional.conv2d(y.detach(), w).numpy(), same.numpy(), rtol=1e-5, atol=1e-5
+    )
+    net = ag.nn.Linear(2, 2)
+    assert net.to(memory_format=ag.channels_last) is net
+
+
+def test_memory_format_mistakes():
+    with pytest.raises(RuntimeError, match=r"channels_last.*4 dimensions.*\(2, 3\)"):
+        ag.ones(2, 3).to(memory_format=ag.channels_last)
+    with pytest.raises(TypeError, match="memory format"):
+        ag.ones(2, 3).contiguous(memory_format="channels_last")
+    with pytest.raises(TypeError, match="memory format"):
+        ag.nn.Linear(1, 1).to(memory_format=1)
