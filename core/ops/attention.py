@@ -16,6 +16,8 @@ from .base import Op
 from .dropout import factors
 from .elementwise import Grads
 
+Heads = tuple[Array, Array, Array]  # queries, keys, values
+
 
 class Attention(Op):
     """softmax(scale * q @ k.T + mask) @ v: (q, k, v, mask) -> (..., L, V).
@@ -36,25 +38,27 @@ class Attention(Op):
     def forward(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         y = np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype)
-        heads = [np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (q, k, v)]
-        y, probabilities, keep = self._attend(*heads, mask, y)
+        heads = _spread(q, k, v, lead)
+        y, probabilities, keep = self._attend(heads, mask, y)
         if any(self.needs):
             self.saved = (q, k, v, probabilities, keep, lead)
         return y
 
     def backward(self, grad: Array) -> Grads:
         q, k, v, probabilities, keep, lead = self.saved
-        heads = [np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (q, k, v)]
-        out = tuple(np.empty(a.shape, _wide(a.dtype)) for a in heads)
-        scores = backend.of(grad).attention_backward(
-            grad, *heads, probabilities, self.scale, keep, out
-        )
+        heads = _spread(q, k, v, lead)
+        a, b, c = (np.empty(part.shape, _wide(part.dtype)) for part in heads)
+        out = a, b, c
+        q, k, v = heads
+        kernels = backend.of(grad)
+        scores = kernels.attention_backward(grad, q, k, v, probabilities, self.scale, keep, out)
         return (*out, scores if self.needs[3] else None)
 
     def _attend(
-        self, q: Array, k: Array, v: Array, mask: Array | None, y: Array
+        self, heads: Heads, mask: Array | None, y: Array
     ) -> tuple[Array, Array, Array | None]:
         """Fill y; returns it, the weights, and the factors of their dropout."""
+        q, k, v = heads
         bias = additive(mask, self.causal, (q.shape[-2], k.shape[-2]), q.dtype)
         keep = None
         if self.dropout:
@@ -85,7 +89,7 @@ class HeadsAttention(Attention):
         y = np.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
         qkv = np.ascontiguousarray(qkv)
         out = self._parts(y, 1)[0]
-        _, probabilities, keep = self._attend(*self._parts(qkv, 3), mask, out)
+        _, probabilities, keep = self._attend(self._heads(qkv), mask, out)
         if self.needs[0]:
             self.saved = (qkv, probabilities, keep)
         return y
@@ -94,10 +98,14 @@ class HeadsAttention(Attention):
         qkv, probabilities, keep = self.saved
         grad_qkv = np.empty(qkv.shape, _wide(qkv.dtype))
         grad = self._parts(np.ascontiguousarray(grad), 1)[0]
-        out = tuple(self._parts(grad_qkv, 3))
-        kernels = backend.of(grad)
-        kernels.attention_backward(grad, *self._parts(qkv, 3), probabilities, self.scale, keep, out)
+        q, k, v = self._heads(qkv)
+        kernels, out = backend.of(grad), self._heads(grad_qkv)
+        kernels.attention_backward(grad, q, k, v, probabilities, self.scale, keep, out)
         return grad_qkv, None
+
+    def _heads(self, qkv: Array) -> Heads:
+        q, k, v = self._parts(qkv, 3)
+        return q, k, v
 
     def _parts(self, x: Array, count: int) -> list[Array]:
         """Views (N, heads, L, E) of the `count` parts of the last axis."""
@@ -105,6 +113,12 @@ class HeadsAttention(Attention):
         split = x.reshape(a, b, count, self.heads, features // (count * self.heads))
         order = (2, 1, 3, 0, 4) if self.steps_first else (2, 0, 3, 1, 4)
         return list(split.transpose(order))
+
+
+def _spread(q: Array, k: Array, v: Array, lead: Dims) -> Heads:
+    """All three with the leading axes `lead`."""
+    a, b, c = (np.broadcast_to(part, (*lead, *part.shape[-2:])) for part in (q, k, v))
+    return a, b, c
 
 
 def _wide(dtype: Any) -> Any:

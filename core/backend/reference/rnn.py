@@ -108,7 +108,7 @@ class RecurrentKernels:
             grad = out[at] = h[:count] + grad_y[at]
             if w_hr is not None:
                 grad = xp.matmul(grad, w_hr)
-            direct = 0
+            direct: Any = 0
             if steps.c_before is not None:
                 c[:count] = _lstm_step_back(
                     xp, grad, c[:count], steps.parts[:, at], steps.c_before[at], to_x[at]

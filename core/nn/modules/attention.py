@@ -95,8 +95,9 @@ class MultiheadAttention(Module):
 
     def _reset_parameters(self) -> None:
         for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_weight"):
-            if self._parameters[name] is not None:
-                init.xavier_uniform_(self._parameters[name])
+            weight = self._parameters[name]
+            if weight is not None:
+                init.xavier_uniform_(weight)
         for bias in (self.in_proj_bias, self.out_proj.bias):
             if bias is not None:
                 init.zeros_(bias)

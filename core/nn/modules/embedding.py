@@ -69,7 +69,8 @@ class _Table(Module):
             raise PaddingError(
                 f"{cls.__name__}: expected a table (V, D), came {tuple(embeddings.shape)}"
             )
-        return cls(*embeddings.shape, _weight=embeddings, _freeze=freeze, **settings)
+        make: Any = cls
+        return make(*embeddings.shape, _weight=embeddings, _freeze=freeze, **settings)
 
     def _settings(self, **shown: tuple[Any, Any]) -> str:
         """The settings in `shown`, name: (value, default), that are not the default."""

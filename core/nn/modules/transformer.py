@@ -20,7 +20,7 @@ from .module import Module
 from .norm import LayerNorm
 
 Activation = str | Callable[[Tensor], Tensor]
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class ActivationError(OptionError, RuntimeError):
