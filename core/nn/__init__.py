@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..tensors import Parameter
-from . import functional, init, utils
+from . import functional, init, modules, parameter, utils
 from .modules import *  # noqa: F403 - the package lists its names in __all__
 
-__all__ = ["Parameter", "functional", "init", "utils"]
+__all__ = ["Parameter", "functional", "init", "modules", "parameter", "utils"]

@@ -168,7 +168,7 @@ def test_wrong_number_of_gradients():
 
 def test_global_hooks():
     def scenario(lib, log):
-        module = global_hooks if lib is ag else torch.nn.modules.module
+        module = lib.nn.modules.module
         name = lambda m: type(m).__name__  # noqa: E731 - shorter than a function
         handles = [
             module.register_module_forward_pre_hook(lambda m, a: log.append(("pre", name(m)))),
