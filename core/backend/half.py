@@ -19,7 +19,10 @@ B = TypeVar("B", bound=type)
 
 def among(values: Iterable[Any]) -> bool:
     """Whether one of `values` is a half array."""
-    return any(type(v) is np.ndarray and is_half(v.dtype) for v in values)
+    for v in values:  # a plain loop, because it runs at every optimizer step
+        if type(v) is np.ndarray and v.itemsize == 2 and is_half(v.dtype):
+            return True
+    return False
 
 
 def in_float32(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
