@@ -103,7 +103,7 @@ class FunctionNode(Op):
         t._node, t._slot, t._requires_grad = self, slot, True
         return t
 
-    def save(self, outputs: dict[int, int]) -> None:
+    def save(self, outputs: dict[int, int], args: tuple[Any, ...]) -> None:
         """Take over what ctx was told to save; `outputs`: id of an output -> its slot."""
         saved: list[Any] = []
         guards = []
@@ -116,8 +116,8 @@ class FunctionNode(Op):
                 raise GradientError(
                     f"{self.op_name}: inference tensors cannot be saved for backward; clone() them"
                 )
-            shape = t._array.shape
-            guards.append((t._version, t._version[0], position, -1 if slot else position, shape))
+            at = next((i for i, a in enumerate(args) if a is t and slot is None), -1)
+            guards.append((t._version, t._version[0], position, at, t._array.shape))
         self.saved, self.guards = tuple(saved), tuple(guards)
         self.ctx._to_save = ()
 
@@ -323,9 +323,11 @@ def _recorded(
         if constant or any(out is c for c in ctx._constant):
             results.append(out)
             continue
-        slots[id(out)] = slot
-        results.append(_attached(node, slot, out, args, any(out is d for d in ctx._dirty)))
-    node.save(slots)
+        dirty = any(out is d for d in ctx._dirty)
+        if dirty or not any(out is a for a in args):  # an argument that is returned stays one
+            slots[id(out)] = slot
+        results.append(_attached(node, slot, out, args, dirty))
+    node.save(slots, args)
     return tuple(results)
 
 

@@ -208,6 +208,38 @@ def input_returned(lib, F, t):
     return y is t.x
 
 
+def input_returned_and_saved(lib, F, t):
+    class Square(lib.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.saved_tensors[0] * 2
+
+    (slope,) = lib.autograd.grad(Square.apply(t.x).sum(), t.x, create_graph=True)
+    slope.pow(2).sum().backward()
+
+
+def dirty_and_saved(lib, F, t):
+    class Exp(lib.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            x.exp_()
+            ctx.mark_dirty(x)
+            ctx.save_for_backward(x)
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.saved_tensors[0]
+
+    (slope,) = lib.autograd.grad(Exp.apply(t.x * 1).sum(), t.x, create_graph=True)
+    slope.pow(2).sum().backward()
+
+
 def broadcast_gradient(lib, F, t):
     class Wide(lib.autograd.Function):
         @staticmethod
@@ -276,8 +308,8 @@ def once(lib, F, t):
 
 SCENARIOS = [
     first, any_order, several_outputs, without_materializing, non_differentiable, dirty,
-    setup_context, named_arguments, needs, input_returned, broadcast_gradient, no_gradient,
-    integer_output, once,
+    setup_context, named_arguments, needs, input_returned, input_returned_and_saved,
+    dirty_and_saved, broadcast_gradient, no_gradient, integer_output, once,
 ]  # fmt: skip
 
 
