@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,7 @@ __all__ = ["set_printoptions"]
 _PREFIX = "tensor("
 
 
-@dataclass(frozen=True)
-class PrintOptions:
+class PrintOptions(NamedTuple):
     """What `set_printoptions` sets."""
 
     precision: int = 4
@@ -73,7 +71,7 @@ def set_printoptions(
         "linewidth": linewidth,
     }  # fmt: skip
     changes: Any = {name: value for name, value in given.items() if value is not None}
-    _state.options = replace(options, sci_mode=sci_mode, **changes)
+    _state.options = options._replace(sci_mode=sci_mode, **changes)
 
 
 class _Numbers:
