@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import Unsupported
 from .cpu_base import F32, fast, require_elements, require_float32
 from .cpu_linear import CpuLinear
-from .cpu_rnn_products import GateProducts, GateSum
+from .cpu_rnn_products import GateGradients, GateProducts, GateSum
 from .protocol_recurrent import Array, Dims, RecurrentGrads, RecurrentWeights
 from .reference.rnn import spans
 
@@ -119,20 +119,12 @@ class CpuRecurrent(CpuLinear):
             grad_x,
             h,
             c if cell == "lstm" else None,
-            self._weight_gradient(to_x, saved.x),
-            self._weight_gradient(to_h, before),
+            GateGradients(self, saved.x[None], to_x)(to_x),
+            GateGradients(self, before[None], to_h)(to_h),
             bias,
             bias_h,
             None,
         )
-
-    def _weight_gradient(self, to_gates: Array, x: Array) -> Array:
-        """Gradient of weights, (gates * H, inputs)."""
-        gates, _, hidden = to_gates.shape
-        grad = np.empty((gates, hidden, x.shape[1]), F32)
-        for gate in range(gates):
-            self.matmul(to_gates[gate].T, x, grad[gate])
-        return grad.reshape(gates * hidden, -1)
 
     def _summed(self, to_gates: Array) -> Array:
         """Gradient of a bias, (gates * H)."""

@@ -155,5 +155,37 @@ class GateSum(_Packed):
         y[...] = y + total if self.add else total
 
 
+class GateGradients(_Packed):
+    """grad[gate] = d[gate].T @ x: the gradients of the weights of all gates, x packed once.
+
+    Args:
+        x: (1, rows, inputs).
+        d: (gates, rows, H), dense within a gate; only its layout counts here.
+    """
+
+    def __init__(self, kernels: CpuBase, x: Array, d: Array) -> None:
+        self.gates, self.gap = len(d), d.strides[0]
+        super().__init__(kernels, x, d.shape[2], (self.gates, self.gap))
+
+    def build(self, plan: Plan) -> Plan:
+        """One primitive per gate."""
+        _, count, inputs = self.w.shape
+        d, grad = plan.strided((self.rows, count), (1, self.rows)), plan.dense((self.rows, inputs))
+        kind = plan.describe("matmul", d, plan.any((count, inputs)), None, grad, plan.attributes())
+        packed, _ = self.prepare_packing(plan, kind)
+        source, weights, target = plan.external(d), plan.external(packed), plan.external(grad)
+        for gate in range(self.gates):
+            arguments = {ARG_SRC: _at(plan, source, d, gate * self.gap), ARG_WEIGHTS: weights}
+            place = _at(plan, target, grad, gate * plan.nbytes(grad))
+            plan.call(kind, {**arguments, ARG_DST: place})
+        return plan
+
+    def __call__(self, d: Array) -> Array:
+        """The gradients, (gates * H, inputs)."""
+        grad = np.empty((self.gates * self.rows, self.w.shape[2]), F32)
+        self.plan.run(d[0], self.packed, grad)
+        return grad
+
+
 def _at(plan: Plan, memory: int, descriptor: int, offset_bytes: int) -> int:
     return plan.part(memory, descriptor, offset_bytes) if offset_bytes else memory
