@@ -44,7 +44,7 @@ class _Mask:
     """oneDNN's workspace: which results of one forward call the fused ReLU let through."""
 
     workspace: Array
-    of: int  # bytes per element of the call's input
+    of: np.dtype  # of the call's input
 
 
 class CpuNorm(CpuBase):
@@ -75,7 +75,7 @@ class CpuNorm(CpuBase):
         mask = np.empty(mask_nbytes, np.uint8)
         plan.run(x, scale, shift, mean, var, y, mask)
         _require_finite(mean, var, scale, shift)
-        return y, mean, var, _Mask(mask, x.itemsize)
+        return y, mean, var, _Mask(mask, dtype)
 
     @fast
     def batch_norm_inference(
@@ -138,9 +138,11 @@ class CpuNorm(CpuBase):
         saved: Any,
         activation: str | None = None,
     ) -> tuple[Array, Array, Array]:
+        if activation is not None:
+            if not isinstance(saved, _Mask):
+                raise Unsupported("another kernel served the forward pass")
+            grad_y, x = (a.astype(saved.of, copy=False) for a in (grad_y, x))
         dtype = self.element_type(grad_y, x)
-        if activation is not None and not (isinstance(saved, _Mask) and saved.of == x.itemsize):
-            raise Unsupported("another kernel served the forward pass")
         key = (
             "batch_norm_backward", x.itemsize, x.shape, x.strides, grad_y.strides, eps, activation,
         )  # fmt: skip

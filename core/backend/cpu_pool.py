@@ -34,7 +34,7 @@ class _Winners:
     """oneDNN's workspace: which element won in each window of one forward call."""
 
     workspace: Array
-    of: int  # bytes per element of the call's input
+    of: np.dtype  # of the call's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class CpuPool(CpuBase):
             # A window held nothing above oneDNN's starting value: all NaN or all -inf. oneDNN
             # returns that starting value; the reference says what PyTorch says.
             raise Unsupported("a window holds only NaN or -inf")
-        return y, _Winners(workspace, x.itemsize)
+        return y, _Winners(workspace, dtype)
 
     def _plan_pool(self, x: Array, window: _Window) -> Plan:
         require_elements(x)
@@ -137,17 +137,22 @@ class CpuPool(CpuBase):
         padding: Dims,
         dilation: Dims,
     ) -> Array:
-        dtype = self.element_type(grad_y)
-        if not (isinstance(saved, _Winners) and saved.of == grad_y.itemsize):
+        if not isinstance(saved, _Winners):
             raise Unsupported("another kernel served the forward pass")
+        window = (x_shape, kernel, stride, padding, dilation)
+        if saved.of != grad_y.dtype:  # the gradient of a gradient is taken in float32
+            return self.max_pool_backward(grad_y.astype(saved.of), saved, *window).astype(
+                grad_y.dtype
+            )
+        dtype = self.element_type(grad_y)
         key = (
             "max_pool_backward", grad_y.itemsize, grad_y.shape, grad_y.strides, x_shape, kernel,
             stride, padding, dilation,
         )  # fmt: skip
         plan = self.plans.get(key)
         if plan is None:
-            window = _Window(_MAX, kernel, stride, padding, dilation, False)
-            plan = self.plans.add(key, self._plan_gradient(grad_y, x_shape, window))
+            shape = _Window(_MAX, kernel, stride, padding, dilation, False)
+            plan = self.plans.add(key, self._plan_gradient(grad_y, x_shape, shape))
         grad_x = np.ndarray(x_shape, dtype, None, 0, plan.meta)
         plan.run(grad_y, saved.workspace, grad_x)
         return grad_x

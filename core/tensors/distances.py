@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import FLOATING
 from ..errors import DtypeError, OptionError, ShapeError
 from ..ops.index import Take
 from .autocasting import widens
@@ -128,7 +129,7 @@ def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any 
 def _weights(count: int, fweights: Any, aweights: Any) -> Any:
     """The product of both kinds of weights of `count` observations; None without any."""
     product = None
-    for name, w, kinds in (("fweights", fweights, "iu"), ("aweights", aweights, "f")):
+    for name, w, kinds in (("fweights", fweights, "iu"), ("aweights", aweights, FLOATING)):
         if w is None:
             continue
         if w._array.shape != (count,) or w._array.dtype.kind not in kinds or (w._array < 0).any():

@@ -117,12 +117,16 @@ def test_reference(call):
 def test_batch_norm_and_its_relu_backward(native, reference):
     x, grad = drawer(BF16)(4, 8, 6, 6), drawer(BF16)(4, 8, 6, 6)[::-1]
     _, mean, var, saved = native.batch_norm_forward(x, None, None, 1e-5, "relu")
+    kept = saved
     got = native.batch_norm_backward(grad, x, None, mean, var, 1e-5, saved, "relu")
     assert got[0].dtype == BF16
     wide = x.astype(np.float64)
     _, mean, var, saved = reference.batch_norm_forward(wide, None, None, 1e-5, "relu")
     args = (grad.astype(np.float64), wide, None, mean, var, 1e-5, saved, "relu")
     check(got, reference.batch_norm_backward(*args))
+    mixed = (grad.astype(np.float32), x, None, *native.batch_norm_forward(x, None, None, 1e-5)[1:3])
+    again = native.batch_norm_backward(*mixed, 1e-5, kept, "relu")
+    np.testing.assert_array_equal(again[0].astype(np.float32), got[0].astype(np.float32))
 
 
 @pytest.mark.parametrize("lowest", [-np.inf, np.nan, float(ag.finfo(ag.bfloat16).min)])
@@ -142,6 +146,8 @@ def test_max_pool_backward(native, reference):
     x = drawer(BF16)(2, 8, 9, 9)
     y, saved = native.max_pool_forward(x, *POOL)
     got = native.max_pool_backward(y, saved, x.shape, *POOL[:4])
+    as_float32 = native.max_pool_backward(y.astype(np.float32), saved, x.shape, *POOL[:4])
+    np.testing.assert_array_equal(as_float32, got.astype(np.float32))
     wide = x.astype(np.float64)
     y, saved = reference.max_pool_forward(wide, *POOL)
     check(got, reference.max_pool_backward(y, saved, x.shape, *POOL[:4]))
