@@ -143,11 +143,9 @@ def from_name(name: str) -> dtype:
 
 
 def to_numpy(d: Any) -> np.dtype[Any]:
-    """The NumPy dtype of an allgrad dtype, a NumPy dtype, or the Python types bool/int/float."""
+    """The NumPy dtype of an allgrad dtype, a NumPy dtype, or of bool, int, float, complex."""
     if isinstance(d, dtype):
         return d.numpy
-    if d is float:
-        return _default.dtype.numpy
     return from_numpy(np.dtype(d)).numpy
 
 
