@@ -1,4 +1,6 @@
-"""Kernels of the devices behind one protocol. Imports: errors, kernel_counts, NumPy, libraries by ctypes.
+"""Kernels of the devices behind one protocol.
+
+Imports: errors, dtypes, kernel_counts, NumPy, libraries by ctypes.
 
 Each thread has its own instance, because library primitives hold scratch memory and ranks may
 be threads.
