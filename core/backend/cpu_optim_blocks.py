@@ -58,6 +58,9 @@ class CpuOptimBlocks(CpuBase):
         if kernel in _WHOLE:
             super().step_all(kernel, params, grads, states, **settings)
             return
+        if kernel == "sgd_step" and states[0] is None and not settings["weight_decay"]:
+            _descend(params, grads, -settings["lr"] if settings["maximize"] else settings["lr"])
+            return
         step = getattr(self, kernel)
         small: dict[np.dtype[Any], list[int]] = {}
         for i, param in enumerate(params):
@@ -104,6 +107,20 @@ class CpuOptimBlocks(CpuBase):
                 self._packs.clear()
             packs = self._packs[key] = _lay_out(dtype, rows, members, shapes)
         return packs
+
+
+def _descend(params: Sequence[Array], grads: Sequence[Array], rate: float) -> None:
+    """param -= rate * grad: so little that gathering, or a primitive, would cost more."""
+    for param, grad in zip(params, grads, strict=True):
+        if param.dtype.kind != "f" or param.dtype.itemsize < 4:
+            param[...] = param - rate * grad.astype(np.result_type(grad.dtype, np.float32))
+        elif param.size <= _BLOCK or not param.flags.c_contiguous:
+            param -= rate * grad
+        else:
+            flat, slope = param.reshape(-1), grad.reshape(-1)
+            for start in range(0, param.size, _BLOCK):
+                block = slice(start, start + _BLOCK)
+                flat[block] -= rate * slope[block]
 
 
 def _lay_out(

@@ -17,7 +17,7 @@ from ..autograd import no_grad
 from ..dtypes import FLOATING
 from ..errors import OptionError
 from ..nn import Module
-from ..nn.modules.norm import BatchNorm2d
+from ..nn.modules.norm import _BatchNorm
 from ..tensors import Tensor
 from .lr_scheduler.base import LRScheduler, per_group
 from .optimizer import Optimizer
@@ -32,7 +32,6 @@ __all__ = [
     "update_bn",
 ]
 
-_BatchNorm = BatchNorm2d.__mro__[1]  # what batch norms of all dimensions share
 AvgFn = Callable[[Tensor, Tensor, Any], Tensor]
 MultiAvgFn = Callable[[list[Tensor], list[Tensor], Any], None]
 
@@ -126,11 +125,11 @@ class AveragedModel(Module):
 
     def update_parameters(self, model: Module) -> None:
         """Take the present parameters of `model` into the average."""
-        mine, theirs = list(self.module.parameters()), list(model.parameters())
+        mine = [p.detach() for p in self.module.parameters()]
+        theirs = [p.detach() for p in model.parameters()]
         if self.use_buffers:
-            mine += list(self.module.buffers())
-            theirs += list(model.buffers())
-        mine, theirs = [p.detach() for p in mine], [p.detach() for p in theirs]
+            mine += [b.detach() for b in self.module.buffers()]
+            theirs += [b.detach() for b in model.buffers()]
         with no_grad():
             if int(self.n_averaged) == 0:
                 _copy(mine, theirs)
