@@ -41,6 +41,9 @@ def test_what_is_said_of_pytorch_is_so(generate):
         pytest.skip(f"the page compares with PyTorch {stored['version']}")
     for place, entries in stored["names"].items():
         owner = generate.resolve(place)
+        if owner is None:
+            assert place.startswith(("torchvision", "torch.utils.tensorboard"))  # not installed
+            continue
         for name, parameters in entries.items():
             assert hasattr(owner, name), f"{place}.{name}"
             assert generate.parameters(getattr(owner, name), name) == parameters

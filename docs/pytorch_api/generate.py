@@ -1,7 +1,7 @@
 """Write docs/pytorch_api.md: what of PyTorch's training API allgrad has.
 
     python docs/pytorch_api/generate.py             # the page, from torch.json and notes.toml
-    python docs/pytorch_api/generate.py --collect   # torch.json anew, from the installed PyTorch
+    python docs/pytorch_api/generate.py --collect   # torch.json anew (needs torch and torchvision)
 
 A name is **yes** when allgrad has it under the same name and it takes every parameter that
 PyTorch's takes; **differs** when one is missing or notes.toml names a difference; else **no**.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import inspect
 import json
 import re
@@ -53,6 +54,13 @@ PLACES = {
     "torch.utils.tensorboard": ("allgrad.utils.tensorboard", "classes"),
     "torch.onnx": ("allgrad.onnx", "functions"),
     "torch.cuda": ("allgrad.cuda", "functions"),
+    "torch.distributed": ("allgrad.ddp", "all"),
+    "torch.nn.parallel": ("allgrad.ddp", "classes"),
+    "torchvision.datasets": ("allgrad.vision.datasets", "classes"),
+    "torchvision.models": ("allgrad.vision.models", "functions"),
+    "torchvision.transforms": ("allgrad.vision.transforms", "classes"),
+    "torchvision.transforms.functional": ("allgrad.vision.transforms.functional", "functions"),
+    "torchvision.utils": ("allgrad.vision.utils", "functions"),
 }
 
 
@@ -79,7 +87,7 @@ def collect() -> dict[str, dict[str, list[str] | None]]:
 
 def _names(place: str, kind: str) -> Iterator[tuple[str, list[str] | None]]:
     owner = resolve(place)
-    listed = getattr(owner, "__all__", None) if place.startswith("torch.nn.utils.") else None
+    listed = getattr(owner, "__all__", None) if place != "torch" else None
     for name in listed or dir(owner):
         value = getattr(owner, name, None)
         if name.startswith("_") or not callable(value) or inspect.ismodule(value):
@@ -209,8 +217,9 @@ def main() -> None:
     )
     parser.add_argument("--collect", action="store_true", help="write torch.json anew first")
     if parser.parse_args().collect:
-        version = importlib.import_module("torch").__version__.split("+")[0]
-        stored = {"version": version, "names": collect()}
+        for name in ("torch", "torchvision"):
+            importlib.import_module(name)  # or say so, before names are lost
+        stored = {"version": importlib.metadata.version("torch").split("+")[0], "names": collect()}
         NAMES.write_text(json.dumps(stored, indent=0) + "\n")
     PAGE.write_text(generated())
 
