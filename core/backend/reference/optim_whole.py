@@ -104,10 +104,12 @@ class WholeOptimKernels:
         maximize: bool,
     ) -> None:
         """Source: Shazeer & Stern 2018, algorithms 4 and 5."""
+        if param.size == 0:  # it has no means
+            return
         xp = self.xp
         grad = -grad if maximize else grad
         keep = 1 - float(step) ** beta2_decay
-        root = math.sqrt(max(param.size, 1))
+        root = math.sqrt(param.size)
         rate = max(eps2, norm(param) / root) * min(lr, 1 / math.sqrt(step))
         if weight_decay:
             param *= 1 - lr * weight_decay
