@@ -15,7 +15,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,10 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     ),
     "convolution_backward_weights_primitive_desc_create": (
         *_pd_head, c_int, *[c_void_p] * 4, *_conv_tail, c_void_p, c_void_p,
+    ),
+    "sgemm": (
+        c_char, c_char, c_int64, c_int64, c_int64, c_float, c_void_p, c_int64, c_void_p, c_int64,
+        c_float, c_void_p, c_int64,
     ),
     "matmul_primitive_desc_create": (*_pd_head, *[c_void_p] * 5),
     "pooling_forward_primitive_desc_create": (

@@ -75,3 +75,23 @@ def test_large_products_pack_their_second_factor():
             for right in (b, np.asfortranarray(b)):
                 got = backend.get().matmul(left.astype(np.float32), right.astype(np.float32))
                 np.testing.assert_allclose(got, a @ b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_huge_linear_layers_go_through_blas(biased):
+    rng = np.random.default_rng(0)
+    x, weight, bias = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((700, 256), (3000, 256), 3000)
+    )
+    want = x.astype(float) @ weight.T.astype(float) + (bias if biased else 0)
+    for given in (x, np.asfortranarray(x)):  # the second lies so that the matmul primitive serves
+        fast, slow = counts(
+            lambda given=given: np.testing.assert_allclose(
+                backend.get().linear_forward(given, weight, bias if biased else None),
+                want,
+                rtol=1e-4,
+                atol=1e-3,
+            )
+        )
+        assert fast["linear_forward"] == 1
+        assert not slow
