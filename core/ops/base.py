@@ -125,8 +125,8 @@ class Op:
             if version[0] != expected:
                 what = f"input {index}" if index >= 0 else "its result"
                 raise GradientError(
-                    f"{self.op_name}: {what} of shape {shape}, which backward needs, was modified by "
-                    f"an in-place operation (it is at version {version[0]}, expected version "
+                    f"{self.op_name}: {what} of shape {shape}, which backward needs, was modified "
+                    f"by an in-place operation (it is at version {version[0]}, expected version "
                     f"{expected}). Use the out-of-place form, or clone() before changing it."
                 )
 

@@ -71,7 +71,10 @@ MODELS = {
     "ConvNet": (models.ConvNet, (1, 28, 28)),
     "DigitsNet": (models.DigitsNet, (1, 8, 8)),
     "resnet18": (lambda: models.resnet18(num_classes=10), (3, 32, 32)),
-    "resnet18 for small images": (lambda: models.resnet18(small_images=True, width=16), (3, 16, 16)),
+    "resnet18 for small images": (
+        lambda: models.resnet18(small_images=True, width=16),
+        (3, 16, 16),
+    ),
     "resnet20": (models.resnet20, (3, 32, 32)),
     "resnet34": (lambda: models.resnet34(num_classes=10, width=16), (3, 32, 32)),
     "resnet50": (lambda: models.resnet50(num_classes=10, width=16), (3, 32, 32)),
