@@ -188,13 +188,13 @@ def is_half(d: np.dtype[Any]) -> bool:
     return d.itemsize == 2 and d.kind in FLOATING
 
 
-def promote_types(a: dtype, b: dtype) -> dtype:
-    """The dtype of the result of an operation on tensors of dtypes `a` and `b`.
+def promote_types(type1: dtype, type2: dtype) -> dtype:
+    """The dtype of the result of an operation on tensors of dtypes `type1` and `type2`.
 
     >>> promote_types(int64, float32)
     allgrad.float32
     """
-    return from_numpy(promote(a.numpy, b.numpy))
+    return from_numpy(promote(type1.numpy, type2.numpy))
 
 
 class finfo:  # noqa: N801 - PyTorch's spelling

@@ -64,7 +64,12 @@ def movedim(input: Any, source: Any, destination: Any) -> Any:
 
 
 moveaxis = movedim
-swapaxes = swapdims = transpose
+swapdims = transpose
+
+
+def swapaxes(input: Any, axis0: int, axis1: int) -> Any:
+    """`transpose`, with NumPy's name."""
+    return transpose(input, axis0, axis1)
 
 
 def adjoint(input: Any) -> Any:
@@ -93,7 +98,7 @@ def t(input: Any) -> Any:
 class AxesMethods(TensorBase):
     """Methods of Tensor that view its dimensions in another order."""
 
-    permute, transpose, swapaxes, swapdims = permute, transpose, transpose, transpose
+    permute, transpose, swapaxes, swapdims = permute, transpose, swapaxes, transpose
     movedim, moveaxis, t, adjoint = movedim, movedim, t, adjoint
 
     @property

@@ -121,19 +121,39 @@ def randperm(
 
 
 def rand_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    generator: random.Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """`rand` in the shape and dtype of `input`."""
-    to = dtype_like(input, dtype)
-    return rand(tuple(input.shape), dtype=to, device=device, requires_grad=requires_grad)
+    return rand(
+        tuple(input.shape),
+        generator=generator,
+        dtype=dtype_like(input, dtype),
+        device=device,
+        requires_grad=requires_grad,
+    )
 
 
 def randn_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    generator: random.Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """`randn` in the shape and dtype of `input`."""
-    to = dtype_like(input, dtype)
-    return randn(tuple(input.shape), dtype=to, device=device, requires_grad=requires_grad)
+    return randn(
+        tuple(input.shape),
+        generator=generator,
+        dtype=dtype_like(input, dtype),
+        device=device,
+        requires_grad=requires_grad,
+    )
 
 
 def get_rng_state() -> Tensor:

@@ -265,12 +265,12 @@ def within(index: Any, size: int, name: str, negative: bool = False) -> None:
         )
 
 
-def one_hot(indices: Any, num_classes: int = -1) -> Any:
+def one_hot(input: Any, num_classes: int = -1) -> Any:
     """int64 tensor with 1 at each index along a new last dimension, 0 elsewhere."""
-    array = integer_index(indices, "one_hot")._array
+    array = integer_index(input, "one_hot")._array
     if num_classes == -1:
         num_classes = int(array.max()) + 1 if array.size else 0
-    within(indices, num_classes, "one_hot")
+    within(input, num_classes, "one_hot")
     out = np.zeros((*array.shape, num_classes), np.int64)
     np.put_along_axis(out, array[..., None], 1, axis=-1)
-    return indices._new(out)
+    return input._new(out)

@@ -113,10 +113,10 @@ def bmm(input: Any, mat2: Any) -> Any:
 
 
 @keeps
-def dot(input: Any, other: Any) -> Any:
+def dot(input: Any, tensor: Any) -> Any:
     """Product of two vectors."""
-    _fixed("dot", input, other, (1, 1), "two vectors")
-    return matmul(input, other)
+    _fixed("dot", input, tensor, (1, 1), "two vectors")
+    return matmul(input, tensor)
 
 
 @keeps
@@ -146,50 +146,66 @@ def outer(input: Any, vec2: Any) -> Any:
 ger = outer
 
 
-def _added(name: str, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-    """(``beta * input + alpha * product(a, b)`` as a function, the same in place)."""
-
-    def plain(input: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-        y = product(a, b)
-        if alpha != 1:
-            y = y * alpha
-        target = tuple(y.shape)
-        try:
-            wide = expand(input, target)
-        except ShapeError as err:
-            raise ShapeError(
-                f"{name}: input of shape {tuple(input.shape)} does not broadcast to the product "
-                f"{target} of {tuple(a.shape)} and {tuple(b.shape)}"
-            ) from err
-        if beta == 0:  # nan in `input` must not matter
-            return y
-        return wide + y if beta == 1 else wide * beta + y
-
-    function = plain if name in ("addmv", "addr") else lowers(plain)
-
-    def method(self: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-        check_in_place(self, f"{name}_")
-        return assign(self, function(self, a, b, beta=beta, alpha=alpha), f"{name}_")
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = (
-        f"beta * input + alpha * {product.__doc__}\n\n    A `beta` of 0 leaves `input` out."
-    )
-    method.__name__ = method.__qualname__ = f"{name}_"
-    method.__doc__ = f"`{name}` in place; returns self."
-    return function, method
+def _added(
+    name: str, input: Any, product: Any, factors: Sequence[Any], beta: Any, alpha: Any
+) -> Any:
+    """beta * input + alpha * product; `factors` are what `product` was made of, for the message."""
+    y = product if alpha == 1 else product * alpha
+    target = tuple(y.shape)
+    try:
+        wide = expand(input, target)
+    except ShapeError as err:
+        a, b = (tuple(t.shape) for t in factors)
+        raise ShapeError(
+            f"{name}: input of shape {tuple(input.shape)} does not broadcast to the product "
+            f"{target} of {a} and {b}"
+        ) from err
+    if beta == 0:  # nan in `input` must not matter
+        return y
+    return wide + y if beta == 1 else wide * beta + y
 
 
-def _summed(a: Any, b: Any) -> Any:
-    """Sum of the products of matrices in two stacks (B, M, K) and (B, K, N)."""
-    return bmm(a, b).sum(0)
+@lowers
+def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * input + alpha * `mm` of two matrices; a `beta` of 0 leaves `input` out."""
+    return _added("addmm", input, mm(mat1, mat2), (mat1, mat2), beta, alpha)
 
 
-addmm, addmm_ = _added("addmm", mm)
-addmv, addmv_ = _added("addmv", mv)
-addr, addr_ = _added("addr", outer)
-baddbmm, baddbmm_ = _added("baddbmm", bmm)
-addbmm, addbmm_ = _added("addbmm", _summed)
+def addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * input + alpha * `mv` of a matrix and a vector; a `beta` of 0 leaves `input` out."""
+    return _added("addmv", input, mv(mat, vec), (mat, vec), beta, alpha)
+
+
+def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * input + alpha * `outer` of two vectors; a `beta` of 0 leaves `input` out."""
+    return _added("addr", input, outer(vec1, vec2), (vec1, vec2), beta, alpha)
+
+
+@lowers
+def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * input + alpha * `bmm` of two stacks; a `beta` of 0 leaves `input` out."""
+    return _added("baddbmm", input, bmm(batch1, batch2), (batch1, batch2), beta, alpha)
+
+
+@lowers
+def addbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * input + alpha * the sum of `bmm` of two stacks; a `beta` of 0 leaves `input` out."""
+    return _added("addbmm", input, bmm(batch1, batch2).sum(0), (batch1, batch2), beta, alpha)
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    name = f"{function.__name__}_"
+
+    def method(self: Any, *factors: Any, **options: Any) -> Any:
+        check_in_place(self, name)
+        return assign(self, function(self, *factors, **options), name)
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"`{function.__name__}` in place; returns self."
+    return method
+
+
+addmm_, addmv_, addr_, baddbmm_, addbmm_ = map(_in_place, (addmm, addmv, addr, baddbmm, addbmm))
 
 
 def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:

@@ -65,20 +65,25 @@ def select(input: Any, dim: int, index: int) -> Any:
     return view(ops.Slice((slice(None),) * axis + (int(index),)), input)
 
 
-def split(input: Any, split_size_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
+def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
     """Pieces of a given size (or of given sizes) along `dim`, as views.
 
     Raises:
         RuntimeError: a scalar, or sizes that are negative or do not add up.
     """
     if not isinstance(split_size_or_sections, int):
-        return split_with_sizes(input, split_size_or_sections, dim)
-    axis, size = _axis_and_size(input, dim, "split")
+        return split_with_sizes(tensor, split_size_or_sections, dim)
+    axis, size = _axis_and_size(tensor, dim, "split")
     step = split_size_or_sections
     if step < 0 or (step == 0 and size):
         raise ShapeError(f"split: expected a positive size, came {step}")
     starts = range(0, size, step) if size else [0]
-    return tuple(_part(input, axis, i, min(step, size - i)) for i in starts)
+    return tuple(_part(tensor, axis, i, min(step, size - i)) for i in starts)
+
+
+def _split_method(self: Any, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
+    """`split`, with the name that the method's argument has in PyTorch."""
+    return split(self, split_size, dim)
 
 
 def split_with_sizes(input: Any, split_sizes: Sequence[int], dim: int = 0) -> tuple[Any, ...]:
@@ -181,6 +186,6 @@ def unbind(input: Any, dim: int = 0) -> tuple[Any, ...]:
 class SplittingMethods(TensorBase):
     """Methods of Tensor that take it apart along a dimension."""
 
-    narrow, select, split, chunk, unbind = narrow, select, split, chunk, unbind
+    narrow, select, split, chunk, unbind = narrow, select, _split_method, chunk, unbind
     split_with_sizes, tensor_split = split_with_sizes, tensor_split
     hsplit, vsplit, dsplit = hsplit, vsplit, dsplit

@@ -155,7 +155,8 @@ def table(names: dict[str, Any], notes: dict[str, Any]) -> dict[str, dict[str, A
                 else:
                     rows["no"].append(name)
                 continue
-            lacking = missing_parameters(ours, theirs, set(notes["everywhere"]))
+            ignored = {*notes["everywhere"], *notes["documented_otherwise"].get(path, ())}
+            lacking = missing_parameters(ours, theirs, ignored)
             remarks = [note] if note else []
             if lacking:
                 remarks.append("without " + ", ".join(f"`{n}`" for n in lacking))

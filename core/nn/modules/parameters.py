@@ -110,13 +110,13 @@ class ParameterDict(_Holder):
     """Parameters under names, with the methods of a dict.
 
     Args:
-        values: a mapping or pairs: tensors (which become parameters), or other objects.
+        parameters: a mapping or pairs: tensors (which become parameters), or other objects.
     """
 
-    def __init__(self, values: Any = None) -> None:
+    def __init__(self, parameters: Any = None) -> None:
         super().__init__()
-        if values is not None:
-            self.update(values)
+        if parameters is not None:
+            self.update(parameters)
 
     def _dtype_text(self, value: Tensor) -> str:
         return str(value.type())
