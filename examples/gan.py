@@ -167,7 +167,8 @@ def plot(drawings: np.ndarray, folder: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415 - optional, and after use()
 
     folder.mkdir(parents=True, exist_ok=True)
-    grid = drawings.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
+    framed = np.pad(drawings.reshape(8, 8, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    grid = framed.transpose(0, 2, 1, 3).reshape(80, 80).repeat(8, 0).repeat(8, 1)
     plt.imsave(folder / "samples.png", grid, cmap="gray_r", vmin=0, vmax=1)
     print(f"drawings in {folder / 'samples.png'}")
 
