@@ -3,10 +3,10 @@
     python docs/pytorch_api/generate.py             # the page, from torch.json and notes.toml
     python docs/pytorch_api/generate.py --collect   # torch.json anew (needs torch and torchvision)
 
-A name is **yes** when allgrad has it under the same name and it takes every parameter that
-PyTorch's takes; **differs** when one is missing or notes.toml names a difference; else **no**.
-So the page cannot claim what is not there; what a yes computes is held by the parity tables in
-tests/. A test writes the page again and compares.
+A name is **yes** when allgrad has it under the same name and no parameter of PyTorch's is known to
+be missing; **differs** when one is, or notes.toml names a difference; else **no**. Parameters can
+be compared where PyTorch shows a signature and ours is not ``*args``; the page says for how many
+names that was so. What a yes computes is a matter of the tables in tests/.
 """
 
 from __future__ import annotations
@@ -138,17 +138,28 @@ def missing_parameters(ours: Any, theirs: list[str] | None, everywhere: set[str]
     return [n for n in theirs if n not in names and n not in everywhere]
 
 
+def comparable(ours: Any, theirs: list[str] | None) -> bool:
+    """Whether both sides show their parameters."""
+    try:
+        kinds = {p.kind for p in inspect.signature(ours).parameters.values()}
+    except (TypeError, ValueError):
+        return False
+    variable = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return theirs is not None and not kinds & variable
+
+
 def table(names: dict[str, Any], notes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Per place: the names that are there, those that differ and how, those that are not there."""
     out_of_scope = re.compile("|".join(f"(?:{p})" for p in notes["out_of_scope"]))
     result = {}
     for place, entries in names.items():
         owner = resolve(PLACES[place][0])
-        rows: dict[str, Any] = {"yes": [], "differs": {}, "no": [], "out": 0}
+        rows: dict[str, Any] = {"yes": [], "differs": {}, "no": [], "out": 0, "compared": 0}
         for name, theirs in entries.items():
             path = f"{place}.{name}"
             ours = getattr(owner, name, None) if owner is not None else None
             note = notes["differs"].get(path)
+            rows["compared"] += ours is not None and comparable(ours, theirs)
             if ours is None:
                 if out_of_scope.fullmatch(path):
                     rows["out"] += 1
@@ -171,15 +182,17 @@ def table(names: dict[str, Any], notes: dict[str, Any]) -> dict[str, dict[str, A
 def page(rows: dict[str, dict[str, Any]], notes: dict[str, Any], version: str) -> str:
     """The page as Markdown."""
     counts = [sum(len(r[k]) for r in rows.values()) for k in ("yes", "differs", "no")]
-    out = sum(r["out"] for r in rows.values())
+    out, compared = (sum(r[k] for r in rows.values()) for k in ("out", "compared"))
     lines = [
         "# PyTorch's training API in allgrad",
         "",
         f"Compared with PyTorch {version}: **{counts[0]} names yes, {counts[1]} differ, "
         f"{counts[2]} no**; {out} more are out of scope. Written by "
         "`python docs/pytorch_api/generate.py` from the code: a name is *yes* when allgrad has it "
-        "and takes every parameter that PyTorch's takes. What a *yes* computes is compared with "
-        "PyTorch in the tables of `tests/`.",
+        "and no parameter of PyTorch's is known to be missing. Parameters were compared for "
+        f"{compared} of the {counts[0] + counts[1]} names; the rest show none on one of the sides. "
+        "The tables of `tests/` compare what ops, functions, layers, losses, optimizers and "
+        "schedules compute; the page itself says nothing of that.",
         "",
         "Everywhere:",
         "",
