@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -33,18 +34,25 @@ class ProcessGroup:
         communicator: moves arrays between the ranks.
         place: what the launcher's variables say about this process.
         rank, size: this rank and the number of ranks.
+        meetings: called by `meet`, in order.
     """
 
     def __init__(self, communicator: Communicator, place: environment.RankEnvironment) -> None:
         self.communicator = communicator
         self.place = place
         self.rank, self.size = communicator.rank, communicator.size
+        self.meetings: list[Callable[[], None]] = []
         self._hooks: failure.FailureHooks | None = None
 
     @property
     def where(self) -> str:
         """The prefix of every message: "[rank r/size]"."""
         return self.communicator.where
+
+    def meet(self) -> None:
+        """Called before every collective of the user's; ranks without batches serve others here."""
+        for meeting in list(self.meetings):
+            meeting()
 
     def install_failure_hooks(self) -> None:
         """From now on an exception or a non-zero sys.exit of this rank ends all ranks."""

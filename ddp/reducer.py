@@ -28,7 +28,7 @@ from allgrad import Tensor
 from allgrad.autograd import queue_callback
 from allgrad.ddp.bucket import Bucket, attach, detach
 from allgrad.ddp.buffers import BufferSync
-from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp, Work
+from allgrad.ddp.communicators.base import Array, Communicator, Work
 from allgrad.ddp.plan import (
     BUCKET_CAP_BYTES,
     FIRST_BUCKET_CAP_BYTES,
@@ -37,6 +37,7 @@ from allgrad.ddp.plan import (
     plan_buckets,
     total_bytes,
 )
+from allgrad.ddp.reduction import MeanReduction, Reduction
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError
 
@@ -51,6 +52,10 @@ class Reducer:
         as_view: gradients lie in the buckets; otherwise they are copied in and out.
         buffers: what to broadcast from rank 0 at the end of backward, or None.
         cap_bytes, first_cap_bytes: see `plan_buckets`.
+
+    Attributes:
+        reduction: how one bucket becomes its mean over the ranks; may be replaced between steps.
+        synchronise: whether backward runs reduce; switched off by `no_sync`.
     """
 
     def __init__(
@@ -65,7 +70,8 @@ class Reducer:
         cap_bytes: int = BUCKET_CAP_BYTES,
         first_cap_bytes: int = FIRST_BUCKET_CAP_BYTES,
     ) -> None:
-        self.synchronise = True  # switched off by no_sync
+        self.synchronise = True
+        self.reduction: Reduction = MeanReduction(communicator)
         self.timer = CommunicationTimer()
         self._communicator = communicator
         self._names, self._params = list(names), list(params)
@@ -176,7 +182,7 @@ class Reducer:
         self._next += 1
         if self._next == len(self._buckets):
             self._write_tail()
-        work = self._communicator.all_reduce(bucket.flat, ReduceOp.AVG, async_op=True)
+        work = self.reduction.reduce(bucket)
         self.timer.collectives += 1
         self._pending.append((work, perf_counter()))
 

@@ -92,12 +92,17 @@ class Communicator(ABC):
         size: number of ranks.
         name: "local", "thread", "shm" or "mpi"; for reports and messages.
         timeout_s: a collective that takes longer raises DistributedError.
+        note: what the next collectives are for, in words for messages ("bucket 2 of 5 (fc.bias)");
+            callers set it before a collective and clear it afterwards.
+        step: number of the training step that the next collectives belong to, for messages.
     """
 
     rank: int
     size: int
     name: str
     timeout_s: float = DEFAULT_TIMEOUT_S
+    note: str = ""
+    step: int = 0
 
     @property
     def where(self) -> str:
