@@ -104,6 +104,7 @@ _LAZY = (
     "onnx",
     "optim",
     "kernel_counts",
+    "timeline",
     "utils",
     "vision",
 )
@@ -137,7 +138,7 @@ _FUNCTIONAL = """
 _LAZY_FUNCTIONS |= dict.fromkeys(_FUNCTIONAL, "nn.functional")
 
 if TYPE_CHECKING:
-    from . import amp, kernel_counts, nn, optim, utils, vision
+    from . import amp, kernel_counts, nn, optim, timeline, utils, vision
 
 
 def __getattr__(name: str) -> Any:

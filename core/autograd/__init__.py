@@ -11,7 +11,7 @@ from .anomaly_mode import (
     is_anomaly_enabled,
     set_detect_anomaly,
 )
-from .engine import queue_callback
+from .engine import call_after_nodes, queue_callback
 from .mode import (
     enable_grad,
     inference_mode,
@@ -22,6 +22,7 @@ from .mode import (
 )
 
 __all__ = [
+    "call_after_nodes",
     "detect_anomaly",
     "enable_grad",
     "inference_mode",

@@ -23,6 +23,7 @@ import numpy as np
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..errors import GradientError
 from ..ops.base import Op, in_dtype, reduced
+from ..timeline import Timeline, active
 from .mode import mode
 
 
@@ -47,6 +48,21 @@ def queue_callback(function: Callable[[], None]) -> None:
     _runs.stack[-1].callbacks.append(function)
 
 
+def call_after_nodes(function: Callable[[], object]) -> None:
+    """Call `function` after each node of the backward run of this thread that is under way.
+
+    For work that must be pushed on while backward computes, such as communication.
+
+    Raises:
+        GradientError: no backward is running on this thread.
+    """
+    if not _runs.stack:
+        raise GradientError(
+            "call_after_nodes: no backward pass is running on this thread; call it from a hook"
+        )
+    _runs.stack[-1].after_node = function
+
+
 class Run:
     """One backward pass.
 
@@ -60,6 +76,7 @@ class Run:
         self.retain_graph = retain_graph
         self.captured = captured
         self.callbacks: list[Callable[[], None]] = []
+        self.after_node: Callable[[], object] | None = None
         self.heap: list[tuple[int, Op]] = []
         self.grads: dict[Op, Any] = {}
         self.uses: dict[Any, int] = {}
@@ -67,20 +84,27 @@ class Run:
         self.partial: dict[Any, Any] = {}  # sums for leaves with hooks
         self.leading: set[Any] = set()  # nodes from which a captured gradient is reached
         self.anomaly = mode.anomaly  # see `anomaly_mode.py`
+        self.timeline = active()
 
     def execute(self, roots: Sequence[tuple[Any, int, np.ndarray]]) -> None:
         """Run from `roots`, triples of (node, output slot, gradient)."""
         _runs.stack.append(self)
         before = warnings_of_numpy.set(IGNORED)
+        timeline = self.timeline
+        begin = 0.0 if timeline is None else timeline.begin("backward")
         try:
             self._count_uses(roots)
             for node, slot, grad in roots:
                 self._deliver(node, slot, grad, False)
             heap, grads = self.heap, self.grads
             process = self._process if self.anomaly is None else self._process_watched
+            if timeline is not None:
+                process = _timed(process, timeline)
             while heap:
                 node = heappop(heap)[1]
                 process(node, grads.pop(node))
+                if self.after_node is not None:
+                    self.after_node()
             # A leaf some of whose consumers gave no gradient is complete only now.
             for leaf in list(self.touched):
                 self._leaf_ready(leaf)
@@ -89,6 +113,8 @@ class Run:
         finally:
             warnings_of_numpy.reset(before)
             _runs.stack.pop()
+            if timeline is not None:
+                timeline.end(begin, "backward", "backward")
 
     def _count_uses(self, roots: Sequence[tuple[Any, int, np.ndarray]]) -> None:
         uses = self.uses
@@ -246,6 +272,23 @@ class Run:
         else:
             for slot in wanted:
                 wanted[slot] = grad[slot]
+
+
+def _timed(process: Callable[[Op, Any], None], timeline: Timeline) -> Callable[[Op, Any], None]:
+    """`process` with an event per node, named after the op and the parameter that it used."""
+    names = timeline.names
+
+    def timed(node: Op, grad: Any) -> None:
+        name = type(node).__name__
+        for parent in node.parents:
+            if parent is not None and parent.is_leaf_node and id(parent) in names:
+                name = f"{name} {names[id(parent)]}"
+                break
+        begin = timeline.begin(name)
+        process(node, grad)
+        timeline.end(begin, name, "node")
+
+    return timed
 
 
 def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from ..errors import DtypeError, ShapeError
 from ..tensors import Tensor
 from ..tensors.gradients import RemovableHandle
 from ..tensors.graph import compute_all
+from ..timeline import active
 from . import groups, state
 from .checks import as_float as as_float
 from .groups import required as required
@@ -265,6 +266,13 @@ def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         self._opt_called = True
+        timeline = active()
+        if timeline is not None:
+            with timeline.optimizer_step(self):
+                return hooked(self, *args, **kwargs)
+        return hooked(self, *args, **kwargs)
+
+    def hooked(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if self._inside_step or not self._hooks.around_step:  # super().step() hooks only once
             return step(self, *args, **kwargs)
         self._inside_step = True

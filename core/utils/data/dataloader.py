@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from ...errors import DatasetError, OptionError
 from ...random import Generator, default_generator
+from ...timeline import active
 from .collate import default_collate, default_convert
 from .dataset import Dataset, IterableDataset, length_of
 from .fetch import EndOfStream, Recipe, Task, make_fetcher
@@ -345,11 +346,16 @@ class _Epoch:
         return self
 
     def __next__(self) -> Any:
+        timeline = active()
+        begin = 0.0 if timeline is None else timeline.begin("batch")
         try:
             task, batch = next(self._source)
         except StopIteration:
             self._progress.finished = True
             raise
+        finally:
+            if timeline is not None:
+                timeline.end(begin, "batch", "data")
         self._progress.hand_out(task, task.count)
         return batch
 
