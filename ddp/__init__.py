@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         is_initialized,
     )
     from allgrad.ddp.sampler import DistributedSampler
+    from allgrad.ddp.schedule import Schedule
 
 _HOMES = {
     "all_gather": "collectives",
@@ -76,7 +77,10 @@ _HOMES = {
     "init_process_group": "process_group",
     "is_initialized": "process_group",
     "DistributedSampler": "sampler",
+    "Schedule": "schedule",
 }
+
+_MODULES = ("schedule",)  # found as attributes without being imported first
 
 __all__ = [
     "Communicator",
@@ -84,6 +88,7 @@ __all__ = [
     "DistributedSampler",
     "ProcessGroup",
     "ReduceOp",
+    "Schedule",
     "Work",
     "all_gather",
     "all_gather_into_tensor",
@@ -109,6 +114,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

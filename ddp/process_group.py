@@ -10,7 +10,6 @@ Otherwise there is one per process.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -18,7 +17,11 @@ from typing import Any
 from allgrad.ddp import environment, failure
 from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from allgrad.ddp.communicators.local import LocalCommunicator
-from allgrad.ddp.communicators.thread import ThreadCommunicator, current_thread_rank
+from allgrad.ddp.communicators.thread import (
+    ThreadCommunicator,
+    ThreadWorld,
+    current_thread_rank,
+)
 from allgrad.errors import DistributedError, OptionError
 
 _log = logging.getLogger(__name__)
@@ -70,11 +73,7 @@ class ProcessGroup:
             self._hooks.uninstall()
 
 
-class _ThreadDefault(threading.local):
-    group: ProcessGroup | None = None
-
-
-_thread_default = _ThreadDefault()
+_THREAD_DEFAULT = "default_group"  # among the belongings of a rank that is a thread
 _process_default: list[ProcessGroup] = []  # empty, or the group of this process
 
 
@@ -205,17 +204,25 @@ def _check_expected(group: ProcessGroup, world_size: int, rank: int) -> None:
         )
 
 
+def _belongings(threads: tuple[ThreadWorld, int]) -> dict[str, Any]:
+    """Of the rank, not of the thread: threads that it has started find its group, too."""
+    world, rank = threads
+    return world.job.belongings[rank]
+
+
 def _set_default(group: ProcessGroup | None) -> None:
-    if current_thread_rank() is not None:
-        _thread_default.group = group
+    threads = current_thread_rank()
+    if threads is not None:
+        _belongings(threads)[_THREAD_DEFAULT] = group
     else:
         _process_default[:] = [] if group is None else [group]
 
 
 def is_initialized() -> bool:
     """Whether `init_process_group` was called in this process (or rank thread)."""
-    if current_thread_rank() is not None:
-        return _thread_default.group is not None
+    threads = current_thread_rank()
+    if threads is not None:
+        return _belongings(threads).get(_THREAD_DEFAULT) is not None
     return bool(_process_default)
 
 
@@ -225,8 +232,10 @@ def default_group() -> ProcessGroup:
     Raises:
         DistributedError: there is none.
     """
-    if current_thread_rank() is not None:
-        group = _thread_default.group
+    threads = current_thread_rank()
+    group: ProcessGroup | None
+    if threads is not None:
+        group = _belongings(threads).get(_THREAD_DEFAULT)
     else:
         group = _process_default[0] if _process_default else None
     if group is None:

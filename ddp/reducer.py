@@ -40,6 +40,7 @@ from allgrad.ddp.plan import (
 from allgrad.ddp.reduction import MeanReduction, Reduction
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError
+from allgrad.moments import moment
 
 
 class Reducer:
@@ -130,6 +131,7 @@ class Reducer:
     # ---- during backward -------------------------------------------------------------------
 
     def _on_ready(self, index: int, param: Tensor) -> None:
+        moment("gradient")
         if not self._running:
             if not self.synchronise:
                 return

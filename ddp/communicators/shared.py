@@ -11,7 +11,6 @@ more than one piece is queued piece by piece, so nothing is staged that is large
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -68,6 +67,9 @@ class SharedMemory(Protocol):
 
     def pause(self, polls: int, ticket: int) -> bool:
         """Wait a little, the longer the more `polls` have found nothing; True if it slept."""
+
+    def now(self) -> float:
+        """Seconds of the clock of time-outs; it stands still while a debugger holds the ranks."""
 
     def abort(self, code: int) -> None:
         """End all ranks."""
@@ -282,7 +284,7 @@ class SharedMemoryCommunicator(Communicator):
 
     def _wait(self, operation: ops.Operation) -> None:
         memory = self._memory
-        polls, slept, deadline = 0, False, time.monotonic() + self.timeout_s
+        polls, slept, deadline = 0, False, memory.now() + self.timeout_s
         while True:
             ticket = memory.ticket()
             self._progress()
@@ -292,7 +294,7 @@ class SharedMemoryCommunicator(Communicator):
             if slept or polls & 63 == 0:
                 self._check_failure()
                 self._check_left(operation)
-                if time.monotonic() > deadline:
+                if memory.now() > deadline:
                     self._time_out(operation)
             slept = memory.pause(polls, ticket)
 

@@ -87,6 +87,9 @@ class _WindowMemory:
         time.sleep(_SLEEP_S)
         return True
 
+    def now(self) -> float:
+        return time.monotonic()
+
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from ...errors import DatasetError, OptionError
+from ...moments import moment
 from ...random import Generator, default_generator
 from ...timeline import active
 from .collate import default_collate, default_convert
@@ -346,6 +347,7 @@ class _Epoch:
         return self
 
     def __next__(self) -> Any:
+        moment("batch")
         timeline = active()
         begin = 0.0 if timeline is None else timeline.begin("batch")
         try:
