@@ -22,20 +22,43 @@ class Bucket:
 
     Attributes:
         index: position in the order of reduction.
-        flat: the whole bucket, one-dimensional.
-        params: its parameters, and `views`: their gradients' places in `flat`, same order.
+        is_last: whether it is the last one of a backward.
+        flat: its gradients, one-dimensional; gaps between them are zero.
+        whole: `flat` and, in the last bucket, the tail behind it (see Note [Tail] in `reducer`).
+        names, params: its parameters, and `views`: their gradients' places in `flat`, same order.
         missing: parameters whose gradient is not ready in this backward.
+        note: what it is, for messages: "bucket 2 of 5 (fc.bias ... conv1.weight)".
     """
 
-    __slots__ = ("flat", "index", "missing", "params", "views")
+    __slots__ = (
+        "flat",
+        "index",
+        "is_last",
+        "missing",
+        "names",
+        "note",
+        "params",
+        "views",
+        "whole",
+    )
 
     def __init__(
-        self, index: int, plan: BucketPlan, memory: NDArray[np.uint8], params: Sequence[Tensor]
+        self,
+        index: int,
+        count: int,
+        plan: BucketPlan,
+        memory: NDArray[np.uint8],
+        names: Sequence[str],
+        params: Sequence[Tensor],
     ) -> None:
-        self.index = index
+        self.index, self.is_last = index, index == count - 1
         start = plan.offset_bytes
-        self.flat: Array = memory[start : start + plan.size_bytes].view(plan.dtype)
+        self.whole: Array = memory[start : start + plan.size_bytes].view(plan.dtype)
+        self.flat: Array = memory[start : start + plan.gradient_bytes].view(plan.dtype)
+        self.names = [names[slot.index] for slot in plan.slots]
         self.params = [params[slot.index] for slot in plan.slots]
+        ends = dict.fromkeys((self.names[0], self.names[-1]))
+        self.note = f"bucket {index + 1} of {count} ({' ... '.join(ends)})"
         self.views: list[Array] = []
         for slot, param in zip(plan.slots, self.params, strict=True):
             first = slot.offset_bytes // plan.dtype.itemsize

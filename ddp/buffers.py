@@ -30,7 +30,7 @@ class BufferSync:
     """
 
     def __init__(self, communicator: Communicator, module: Module) -> None:
-        self._communicator = communicator
+        self._communicator, self._root = communicator, 0
         found = _distinct_buffers(module)
         sizes = [aligned(_buffer(owner, name)._array.nbytes) for owner, name in found]
         self._flat = aligned_zeros(sum(sizes))
@@ -52,19 +52,19 @@ class BufferSync:
         """Number of buffers that would travel."""
         return len(_distinct_buffers(module))
 
-    def start(self) -> Work:
-        """Issue the broadcast of rank 0's values."""
-        if self._communicator.rank == 0:
+    def start(self, root: int = 0) -> Work:
+        """Issue the broadcast of the root's values."""
+        self._root = root
+        if self._communicator.rank == root:
             for owner, name, view in self._entries:
                 array = _buffer(owner, name)._array
                 if array is not view:  # replaced, not updated in place
                     view[...] = array
-        return self._communicator.broadcast(self._flat, 0, async_op=True)
+        return self._communicator.broadcast(self._flat, root, async_op=True)
 
-    def finish(self, work: Work) -> None:
-        """Wait for the values and make them the buffers' own."""
-        work.wait()
-        if self._communicator.rank == 0:
+    def finish(self) -> None:
+        """The values have arrived: make them the buffers' own."""
+        if self._communicator.rank == self._root:
             return
         for owner, name, view in self._entries:
             tensor = _buffer(owner, name)

@@ -17,13 +17,17 @@ import numpy as np
 from allgrad import Tensor
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Communicator, aligned_zeros
+from allgrad.ddp.gate import Gate
+from allgrad.ddp.hook_reduction import CommHook, HookReduction
 from allgrad.ddp.plan import BUCKET_CAP_BYTES, aligned
 from allgrad.ddp.process_group import ProcessGroup, default_group
-from allgrad.ddp.reducer import Reducer
+from allgrad.ddp.reducer import Options, Reducer
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError, OptionError
 from allgrad.nn import Module
 from allgrad.tensors import graph
+
+_UNUSED = ("report", "error", "ignore")
 
 # One entry per parameter or buffer: (name, shape, dtype, requires_grad).
 _Description = list[tuple[str, tuple[int, ...], str, bool]]
@@ -92,6 +96,8 @@ class DistributedDataParallel(Module):
         check_reduction: bool = False,
         gradient_as_bucket_view: bool = True,
         static_graph: bool = False,
+        *,
+        unused_parameters: str = "report",
     ) -> None:
         super().__init__()
         if device_ids or output_device is not None:
@@ -99,8 +105,12 @@ class DistributedDataParallel(Module):
                 f"device_ids={device_ids!r}, output_device={output_device!r}: modules live on the "
                 "CPU, leave both out"
             )
-        if bucket_cap_mb is not None and not bucket_cap_mb > 0:
-            raise OptionError(f"bucket_cap_mb={bucket_cap_mb!r}: expected a number above 0")
+        if bucket_cap_mb is not None and not bucket_cap_mb >= 0:
+            raise OptionError(f"bucket_cap_mb={bucket_cap_mb!r}: expected a number, 0 or above")
+        if unused_parameters not in _UNUSED:
+            raise OptionError.unknown("unused_parameters", unused_parameters, _UNUSED)
+        if find_unused_parameters and unused_parameters == "report":
+            unused_parameters = "ignore"
         self.module = module
         self.process_group = process_group if process_group is not None else default_group()
         self._reducer: Reducer | None = None
@@ -108,6 +118,7 @@ class DistributedDataParallel(Module):
         _check_trainable(self.process_group, trainable)
         if self.process_group.size == 1:
             return
+        self.process_group.meet()
         communicator = self.process_group.communicator
         _check_same_model(communicator, module)
         if init_sync:
@@ -117,13 +128,16 @@ class DistributedDataParallel(Module):
             buffers = BufferSync(communicator, module)
         cap = BUCKET_CAP_BYTES if bucket_cap_mb is None else int(bucket_cap_mb * (1 << 20))
         self._reducer = Reducer(
-            communicator,
+            Gate.of(self.process_group),
+            type(module).__name__,
             [name for name, _ in trainable],
             [p for _, p in trainable],
-            find_unused=find_unused_parameters or static_graph,
-            as_view=gradient_as_bucket_view,
-            buffers=buffers,
-            cap_bytes=cap,
+            Options(
+                as_view=gradient_as_bucket_view,
+                cap_bytes=cap,
+                unused=unused_parameters,
+            ),
+            buffers,
         )
         # the hooks must not outlive the wrapper: the module may be wrapped again, or used alone
         weakref.finalize(self, self._reducer.close).atexit = False
@@ -147,6 +161,32 @@ class DistributedDataParallel(Module):
             yield
         finally:
             reducer.synchronise = before
+
+    def register_comm_hook(self, state: object, hook: CommHook) -> None:
+        """Let ``hook(state, bucket)`` average the gradients from now on; once per wrapper.
+
+        Args:
+            state: handed to the hook as it is.
+            hook: takes a `GradBucket`, returns a `Future` of the mean over the ranks, with as
+                many elements as ``bucket.buffer()``. All ranks call it for the same buckets in
+                the same order. Where ranks count differently (see `weighted_mean`), gradients
+                are scaled before, so that the plain mean is right.
+
+        Raises:
+            DistributedError: a hook is registered already.
+            TypeError: `hook` cannot be called.
+        """
+        if not callable(hook):
+            raise TypeError(f"register_comm_hook: expected a function, came {type(hook).__name__}")
+        reducer = self._reducer
+        if reducer is None:
+            return
+        if isinstance(reducer.reduction, HookReduction):
+            raise DistributedError(
+                f"{self.process_group.where} register_comm_hook was called before; one hook "
+                "per model"
+            )
+        reducer.reduction = HookReduction(self.process_group.communicator, state, hook)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped module's state, without a prefix."""

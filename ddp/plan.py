@@ -51,12 +51,14 @@ class BucketPlan:
         offset_bytes: where the bucket starts in the memory of all buckets.
         size_bytes: multiple of 64; gaps between gradients stay zero.
         slots: the gradients, in the order in which they are expected to become ready.
+        gradient_bytes: where the gradients end; behind it is only the last bucket's tail.
     """
 
     dtype: np.dtype
     offset_bytes: int
     size_bytes: int
     slots: tuple[Slot, ...]
+    gradient_bytes: int
 
 
 def plan_buckets(
@@ -95,10 +97,10 @@ def plan_buckets(
         for index in indices:
             slots.append(Slot(index, offset))
             offset += aligned(parameters[index].size_bytes)
-        dtype = parameters[indices[0]].dtype
+        dtype, gradient_bytes = parameters[indices[0]].dtype, offset
         if number == len(groups) - 1:
             offset += aligned(tail_elements * dtype.itemsize)
-        buckets.append(BucketPlan(dtype, start, offset, tuple(slots)))
+        buckets.append(BucketPlan(dtype, start, offset, tuple(slots), gradient_bytes))
         start += offset
     return buckets
 

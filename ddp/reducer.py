@@ -1,34 +1,34 @@
 """When gradients move: from the ready-hooks, while backward still runs, to the end of backward.
 
 Stage of the flow: between the autograd engine, which says when a gradient is ready, and the
-communicator. May import: `plan`, `bucket`, `communicators.base`, `allgrad`. One backward run:
+communicator. May import: `plan`, `bucket`, `gate`, `reduction`, `tail`, `buffers`,
+`communicators.base`, `allgrad`. One backward run:
 
-    first hook      begin: ask the engine to call `_finish` at the end
-    each hook       count the gradient into its bucket; launch full buckets in bucket order;
-                    push on the communication that is under way
+    first hook      begin: send the step header, ask the engine to call `_finish` at the end
+    each hook       count the gradient into its bucket; launch full buckets in bucket order, once
+                    the header has arrived; push on the communication that is under way
     end of run      launch what is left, wait for all, look at the tail
+    epilogue        what follows from the tail: errors, reports, a better order of the buckets
 
-Note [Tail]
-    The last bucket has a tail of a few elements that is reduced with it, so that ranks learn of
-    each other what they must know without one more collective: element 0 is positive if some rank
-    lacks a gradient that it must have; with `find_unused` element 1 + i is positive if some rank
-    used parameter i. All ranks see the same tail and so take the same way: all raise, or none.
+Which collectives are issued when depends on the program alone, never on time: see Note [Order of
+collectives] in `gate`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-import numpy as np
-
 from allgrad import Tensor
 from allgrad.autograd import queue_callback
+from allgrad.ddp import gate as gates
 from allgrad.ddp.bucket import Bucket, attach, detach
 from allgrad.ddp.buffers import BufferSync
-from allgrad.ddp.communicators.base import Array, Communicator, Work
+from allgrad.ddp.communicators.base import Array, ReduceOp, Work
+from allgrad.ddp.gate import Gate, Header
 from allgrad.ddp.plan import (
     BUCKET_CAP_BYTES,
     FIRST_BUCKET_CAP_BYTES,
@@ -38,55 +38,88 @@ from allgrad.ddp.plan import (
     total_bytes,
 )
 from allgrad.ddp.reduction import MeanReduction, Reduction
+from allgrad.ddp.tail import Tail, Unused
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError
 from allgrad.moments import moment
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a reducer works; the same on all ranks. See `DistributedDataParallel`.
+
+    Attributes:
+        as_view: gradients lie in the buckets; otherwise they are copied in and out.
+        cap_bytes, first_cap_bytes: see `plan_buckets`.
+        unused: "report", "ignore" or "error".
+        weighted: whether ranks count by their samples.
+        static: whether the set of used parameters may not change.
+        delayed: names of parameters that are reduced last.
+    """
+
+    as_view: bool = True
+    cap_bytes: int = BUCKET_CAP_BYTES
+    first_cap_bytes: int = FIRST_BUCKET_CAP_BYTES
+    unused: str = "report"
+    weighted: bool = True
+    static: bool = False
+    delayed: frozenset[str] = frozenset()
 
 
 class Reducer:
     """Averages the gradients of `params` over the ranks in every backward that is synchronised.
 
     Args:
-        communicator: of at least two ranks.
+        gate: of a group of at least two ranks.
+        label: what the model is called in messages.
         names, params: what takes part, in the same order on all ranks.
-        find_unused: a parameter without gradient on this rank counts as zero instead of an error.
-        as_view: gradients lie in the buckets; otherwise they are copied in and out.
-        buffers: what to broadcast from rank 0 at the end of backward, or None.
-        cap_bytes, first_cap_bytes: see `plan_buckets`.
+        options: see `Options`.
+        buffers: what follows at the end of backward, or None.
 
     Attributes:
         reduction: how one bucket becomes its mean over the ranks; may be replaced between steps.
         synchronise: whether backward runs reduce; switched off by `no_sync`.
+        steps: synchronised backward runs so far, those that only other ranks made included.
+        samples: that forward has seen since the last synchronised backward.
+        absent_count: see `DistributedDataParallel.join`.
     """
 
     def __init__(
         self,
-        communicator: Communicator,
+        gate: Gate,
+        label: str,
         names: Sequence[str],
         params: Sequence[Tensor],
-        *,
-        find_unused: bool = False,
-        as_view: bool = True,
+        options: Options,
         buffers: BufferSync | None = None,
-        cap_bytes: int = BUCKET_CAP_BYTES,
-        first_cap_bytes: int = FIRST_BUCKET_CAP_BYTES,
     ) -> None:
         self.synchronise = True
-        self.reduction: Reduction = MeanReduction(communicator)
+        self._communicator = gate.communicator
+        self.reduction: Reduction = MeanReduction(self._communicator)
         self.timer = CommunicationTimer()
-        self._communicator = communicator
+        self.steps, self.samples = 0, 0
+        self._gate, self._options, self._buffers = gate, options, buffers
+        self._number = gate.register(self)
+        self.label = f"{label} (model {self._number})"
+        self._runs = 0  # backward runs since the last synchronised one
+        self._local_run = False
+        self._running = False
+        self._header: Header | None = None
+        self._shares: list[float] | None = None
+        self._use(names, params)
+
+    def _use(self, names: Sequence[str], params: Sequence[Tensor]) -> None:
+        """Collective. Cut buckets for these parameters and watch them."""
         self._names, self._params = list(names), list(params)
-        self._find_unused, self._as_view, self._buffers = find_unused, as_view, buffers
-        self._caps = (cap_bytes, first_cap_bytes)
-        self._tail_elements = 1 + (len(self._params) if find_unused else 0)
         self._specs = [
             Parameter(name, tuple(p.shape), p._array.dtype)
             for name, p in zip(self._names, self._params, strict=True)
         ]
+        self._arrived = [False] * len(self._params)
+        self._order: list[int] = []
+        self._unused = Unused(self._names, self._options.unused, self._options.static)
         plans = self._plan(None)
-        self._memory = communicator.allocate(total_bytes(plans))
-        self._order: list[int] | None = []  # learnt in the first backward, then None
-        self._running = False
+        self._memory = self._communicator.allocate(total_bytes(plans))
         self._build(plans)
         self._handles = [
             p.register_post_accumulate_grad_hook(partial(self._on_ready, i))
@@ -106,26 +139,32 @@ class Reducer:
         detach(self._params)
 
     def _plan(self, order: list[int] | None) -> list[BucketPlan]:
-        cap_bytes, first_cap_bytes = self._caps
+        options, count = self._options, len(self._params)
+        if options.delayed:
+            given = range(count - 1, -1, -1) if order is None else order
+            order = sorted(given, key=lambda index: self._names[index] in options.delayed)
         return plan_buckets(
             self._specs,
             order,
-            cap_bytes=cap_bytes,
-            first_cap_bytes=first_cap_bytes,
-            tail_elements=self._tail_elements,
+            cap_bytes=options.cap_bytes,
+            first_cap_bytes=options.first_cap_bytes,
+            tail_elements=Tail.elements(count),
         )
 
     def _build(self, plans: Sequence[BucketPlan]) -> None:
+        count = len(plans)
         self._buckets = [
-            Bucket(i, plan, self._memory, self._params) for i, plan in enumerate(plans)
+            Bucket(i, count, plan, self._memory, self._names, self._params)
+            for i, plan in enumerate(plans)
         ]
-        attach(self._buckets, self._as_view)
+        attach(self._buckets, self._options.as_view)
         self._place: dict[int, tuple[Bucket, Array]] = {}
         for bucket, plan in zip(self._buckets, plans, strict=True):
             for slot, view in zip(plan.slots, bucket.views, strict=True):
                 self._place[slot.index] = (bucket, view)
-        self._tail = self._buckets[-1].flat[-self._tail_elements :]
-        self.timer.bytes_per_step = sum(bucket.flat.nbytes for bucket in self._buckets)
+        last = self._buckets[-1]
+        self._tail = Tail(last.whole[last.flat.size :], len(self._params), self._communicator.size)
+        self.timer.bytes_per_step = sum(bucket.whole.nbytes for bucket in self._buckets)
         self.timer.buckets = len(self._buckets)
 
     # ---- during backward -------------------------------------------------------------------
@@ -134,6 +173,9 @@ class Reducer:
         moment("gradient")
         if not self._running:
             if not self.synchronise:
+                if not self._local_run:
+                    self._local_run = True
+                    queue_callback(self._end_local_run)
                 return
             self._begin()
         if self._arrived[index]:
@@ -143,28 +185,36 @@ class Reducer:
                 "Then the ranks are out of step: let the exception end the program"
             )
         self._arrived[index] = True
-        if self._order is not None:
-            self._order.append(index)
+        self._order.append(index)
         bucket, view = self._place[index]
         self._collect(param, view)
         bucket.missing -= 1
-        if bucket.missing == 0 or self._pending:
+        if bucket.missing == 0 or self._pending or self._header is not None:
             begin = perf_counter()
-            self._launch_full_buckets()
+            self._gate.advance()
             self._progress()
             self.timer.in_backward_s += perf_counter() - begin
 
+    def _end_local_run(self) -> None:
+        self._local_run = False
+        self._runs += 1
+
     def _begin(self) -> None:
         queue_callback(self._finish)
-        self._running = True
+        self._runs += 1
+        self._reset()
+        self._gate.begin(self)
+
+    def _reset(self) -> None:
+        self.steps += 1
+        self._communicator.step = self.steps
+        self._running, self._started = True, False
         self._arrived = [False] * len(self._params)
-        if self._order is not None:
-            self._order.clear()  # of a backward that lacked gradients
+        self._order.clear()
         self._next = 0
         self._pending: deque[tuple[Work, float]] = deque()
         for bucket in self._buckets:
             bucket.missing = len(bucket.params)
-        self._tail[...] = 0
 
     def _collect(self, param: Tensor, view: Array) -> None:
         """Bring the gradient into the bucket, unless the engine has written it there."""
@@ -172,27 +222,55 @@ class Reducer:
         assert grad is not None
         if grad._array is not view:
             view[...] = grad._array
-            if self._as_view:
+            if self._options.as_view:
                 param.grad = Tensor(view)
 
-    def _launch_full_buckets(self) -> None:
-        while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
+    def advance(self, wait: bool) -> bool:
+        """Issue what may be issued now; True once all collectives of this backward were."""
+        if not self._started:
+            if self._header is None:
+                self._header = Header(self._communicator, self._row())
+                self.timer.collectives += 1
+            if not self._header.arrived(wait):
+                return False
+            header, self._header = self._header, None
+            self._gate.judge(header)
+            self._start(header)
+        buckets, count = self._buckets, len(self._buckets)
+        while self._next < count and buckets[self._next].missing == 0:
             self._launch()
+        return self._next == count
+
+    def _row(self) -> list[float]:
+        return [gates.Kind.STEP, self._number, self._runs, self.samples, self.steps, 0, 0]
+
+    def _start(self, header: Header) -> None:
+        """All ranks have begun: decide what each counts."""
+        self._started = True
+        self._runs, self.samples = 0, 0
+        self._shares = None
+        self.reduction.start(self._shares)
 
     def _launch(self) -> None:
         bucket = self._buckets[self._next]
         self._next += 1
-        if self._next == len(self._buckets):
-            self._write_tail()
-        work = self.reduction.reduce(bucket)
+        communicator, carried = self._communicator, self.reduction.carries_tail
+        if bucket.is_last:
+            self._tail.write(self._arrived, changed=False)
+        communicator.note = bucket.note
+        self._track(self.reduction.reduce(bucket))
+        if bucket.is_last:
+            if not carried:
+                communicator.note = "tail of the last bucket"
+                self._track(communicator.all_reduce(self._tail.array, ReduceOp.AVG, async_op=True))
+            if self._buffers is not None:
+                communicator.note = "buffers"
+                self._track(self._buffers.start())
+        communicator.note = ""
+
+    def _track(self, work: Work) -> None:
         self.timer.collectives += 1
         self._pending.append((work, perf_counter()))
-
-    def _write_tail(self) -> None:
-        if self._find_unused:
-            self._tail[1:] = self._arrived
-        elif not all(self._arrived):
-            self._tail[0] = 1
 
     def _progress(self) -> None:
         """Push the communication on; note what has arrived."""
@@ -204,72 +282,75 @@ class Reducer:
 
     def _finish(self) -> None:
         begin = perf_counter()
-        self._running = False
-        unused = [i for i, arrived in enumerate(self._arrived) if not arrived]
-        for index in unused:
-            param, view = self._params[index], self._place[index][1]
+        self._take_in_unused()
+        if self._next < len(self._buckets):
+            self._gate.advance(wait=True)
+        self._complete(begin)
+
+    def _take_in_unused(self) -> None:
+        for index, arrived in enumerate(self._arrived):
+            if arrived:
+                continue
+            param, (bucket, view) = self._params[index], self._place[index]
             if param.grad is None:
                 view[...] = 0
             else:
                 self._collect(param, view)
-        while self._next < len(self._buckets):
-            self._launch()
-        sync = None
-        if self._buffers is not None:
-            sync = self._buffers.start()
-            self.timer.collectives += 1
+            bucket.missing = 0
+
+    def _complete(self, begin: float) -> None:
+        """Wait for all collectives of this backward and put the results where they belong."""
         while self._pending:
             work, launched = self._pending.popleft()
             work.wait()
             self.timer.add_span(launched, perf_counter())
-        if self._buffers is not None and sync is not None:
-            self._buffers.finish(sync)
+        self._running = False
+        if self._buffers is not None:
+            self._buffers.finish()
         self.timer.end_step(exposed_s=perf_counter() - begin)
-        self._settle(unused)
-        if self._order is not None:
-            self._learn_order(unused)
+        self._give_back()
+        self._gate.finish(self._epilogue)
 
-    def _settle(self, unused: list[int]) -> None:
-        """Act on the tail, and give the gradients back if they live outside of the buckets."""
-        if self._tail[0] > 0:
-            self._raise_missing(unused)
-        if not self._as_view:
+    def _give_back(self) -> None:
+        """Give the gradients back where they live outside of the buckets, or were missing."""
+        as_view = self._options.as_view
+        if not as_view:
             for bucket in self._buckets:
                 for param, view in zip(bucket.params, bucket.views, strict=True):
                     if param.grad is not None:
                         param.grad._array[...] = view
-        for index in unused:
+        if all(self._arrived):
+            return
+        for index, used in enumerate(self._tail.used_by()):
             param = self._params[index]
-            if param.grad is None and self._tail[1 + index] > 0:
+            if used and param.grad is None:
                 view = self._place[index][1]
-                param.grad = Tensor(view if self._as_view else view.copy())
+                param.grad = Tensor(view if as_view else view.copy())
 
-    def _raise_missing(self, unused: list[int]) -> None:
-        names = [self._names[index] for index in unused]
-        everywhere = self._communicator.all_gather_object(names)
-        self.timer.collectives += 2
-        lacking = "; ".join(
-            f"rank {rank}: {_quoted(missing)}" for rank, missing in enumerate(everywhere) if missing
-        )
-        raise DistributedError(
-            f"{self._communicator.where} no gradient arrived in this backward for {lacking}. "
-            "These parameters took no part in the loss there, so they cannot be averaged. Use "
-            "them in forward, set requires_grad=False before wrapping the model, or pass "
-            "find_unused_parameters=True to DistributedDataParallel (then they count as zero)"
-        )
+    def _epilogue(self) -> None:
+        """Collective. Act on the tail, which is the same on all ranks."""
+        order = self._unused.look(self._tail, self._arrived, self._order, self._communicator)
+        if order is not None:
+            self.timer.collectives += 1
+            plans = self._plan(order)
+            if total_bytes(plans) == self._memory.size:
+                self._build(plans)
 
-    def _learn_order(self, unused: list[int]) -> None:
-        """Cut the buckets anew, once, in the order in which gradients became ready on rank 0."""
-        assert self._order is not None
-        order = np.array(self._order + unused, np.int64)
-        self._order = None
-        self._communicator.broadcast(order, 0)
-        self.timer.collectives += 1
-        plans = self._plan(order.tolist())
-        if total_bytes(plans) == self._memory.size:
-            self._build(plans)
+    def abandon(self) -> None:
+        """Forget the backward that is under way; the ranks raise all together."""
+        self._running = self._local_run = False
+        self._header = None
 
+    def serve(self, header: Header) -> None:
+        """Take part, with nothing to contribute, in a step that other ranks make."""
+        raise NotImplementedError
 
-def _quoted(names: list[str], most: int = 8) -> str:
-    text = ", ".join(repr(name) for name in names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+    def explain(self, rows: Array, stepping: list[int]) -> None:
+        """Collective of all ranks. Raise if the rows of ranks that step do not go together."""
+        if len({rows[rank, gates.RUNS] for rank in stepping}) > 1:
+            counts = ", ".join(f"rank {rank}: {int(rows[rank, gates.RUNS])}" for rank in stepping)
+            self._gate.fail(
+                f"ranks have run backward of {self.label} a different number of times since "
+                f"the last synchronised one ({counts})",
+                "enter no_sync() for the same backward calls on every rank",
+            )

@@ -12,9 +12,10 @@ All state belongs to one run; runs of different threads know nothing of each oth
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -61,6 +62,24 @@ def call_after_nodes(function: Callable[[], object]) -> None:
             "call_after_nodes: no backward pass is running on this thread; call it from a hook"
         )
     _runs.stack[-1].after_node = function
+
+
+def backward_is_running() -> bool:
+    """Whether this thread is inside a backward run: in a hook, or in an op's own backward."""
+    return bool(_runs.stack)
+
+
+@contextlib.contextmanager
+def delivering() -> Iterator[None]:
+    """Gradients of a run that captured them are handed to leaves: hooks may queue callbacks."""
+    run = Run(False)
+    _runs.stack.append(run)
+    try:
+        yield
+        for callback in run.callbacks:
+            callback()
+    finally:
+        _runs.stack.pop()
 
 
 class Run:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.engine import Run
+from ..autograd.engine import Run, delivering
 from ..errors import ArgumentError, GradientError
 from . import graph
 from .gradients import root_of
@@ -88,15 +88,16 @@ def backward(
             t.retain_grad()  # those that are no leaves take their gradients by this
     captured = _capture("backward", wanted)
     _run("backward", tensors, grad_tensors, retain_graph, create_graph, captured)
-    for t in {id(t): t for t in wanted if t.is_leaf}.values():
-        found = _found(t, captured)
-        if found is None:
-            continue
-        if create_graph:
-            t.accumulate_tensor(found)
-        else:
-            t.accumulate_grad(found, False)
-        t.run_ready_hooks()
+    with delivering():
+        for t in {id(t): t for t in wanted if t.is_leaf}.values():
+            found = _found(t, captured)
+            if found is None:
+                continue
+            if create_graph:
+                t.accumulate_tensor(found)
+            else:
+                t.accumulate_grad(found, False)
+            t.run_ready_hooks()
 
 
 def grad(

@@ -149,12 +149,12 @@ def test_buckets_are_reduced_during_backward_and_counted() -> None:
         first = model.communication_report()["buckets"]
         assert first >= 3
         train_step(model, *batch(0, 4))
-        # one per bucket, and once the broadcast of the order
-        assert model.communication_report(reset=True)["collectives"] == first + 1
+        # the header, one per bucket, and once the broadcast of the order
+        assert model.communication_report(reset=True)["collectives"] == first + 2
         for step in range(3):
             train_step(model, *batch(step, 4))
         report = model.communication_report(reset=True)
-        assert report["collectives"] == 3 * report["buckets"]
+        assert report["collectives"] == 3 * (1 + report["buckets"])
         assert report["steps"] == 3
         assert report["in_backward_s"] > 0  # buckets were launched before the end of backward
         assert report["communication_s"] > 0
@@ -312,14 +312,14 @@ class Branches(nn.Module):
 
 def test_a_parameter_without_gradient_is_named_with_its_rank_on_every_rank() -> None:
     def body() -> None:
-        model = DistributedDataParallel(Branches(), bucket_cap_mb=1e-5)
+        model = DistributedDataParallel(Branches(), bucket_cap_mb=1e-5, unused_parameters="error")
         x = ag.ones(3, 4)
         used = "left right" if ddp.get_rank() == 0 else "left"
         with pytest.raises(DistributedError) as caught:
             model(x, used).backward()
         assert f"[rank {ddp.get_rank()}/2]" in str(caught.value)
         assert "rank 1: 'right.weight', 'right.bias'." in str(caught.value)
-        assert "find_unused_parameters=True" in str(caught.value)
+        assert "leave unused_parameters out" in str(caught.value)
         # the ranks are in step, so the program may go on
         model.zero_grad()
         model(x, "left right").backward()
@@ -377,8 +377,10 @@ def test_bad_arguments() -> None:
     def body() -> None:
         with pytest.raises(OptionError, match=r"device_ids=\[0\].*on the CPU"):
             DistributedDataParallel(mlp(), device_ids=[0])
-        with pytest.raises(OptionError, match="bucket_cap_mb=0: expected a number above 0"):
-            DistributedDataParallel(mlp(), bucket_cap_mb=0)
+        with pytest.raises(OptionError, match="bucket_cap_mb=-1: expected a number, 0 or above"):
+            DistributedDataParallel(mlp(), bucket_cap_mb=-1)
+        with pytest.raises(OptionError, match=r"unused_parameters.*'warn'.*'report'"):
+            DistributedDataParallel(mlp(), unused_parameters="warn")
         frozen = mlp()
         for p in frozen.parameters():
             p.requires_grad = False

@@ -1,0 +1,149 @@
+"""What ranks tell each other with the last bucket: which parameters they have used.
+
+Stage of the flow: beside `reducer`. May import: `communicators.base`, `allgrad.errors`.
+
+Note [Tail]
+    The last bucket has a tail of a few elements that is averaged with it, so that ranks learn of
+    each other what they must know without one more collective: element 0 is positive if on some
+    rank the set of used parameters has changed although the graph is static; element 1 + i is the
+    share of ranks that have used parameter i. All ranks see the same tail and so take the same way:
+    all raise, or none; all report, or none; all cut their buckets anew, or none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from allgrad.ddp.communicators.base import Array, Communicator
+from allgrad.errors import DistributedError
+
+_log = logging.getLogger("allgrad.ddp")
+
+RELEARNINGS = 4  # a model that uses other parameters in every phase would cut its buckets for ever
+
+
+class Tail:
+    """The tail's memory and its meaning. See Note [Tail].
+
+    Args:
+        array: the elements behind the last bucket's gradients.
+        count: parameters.
+        size: ranks.
+    """
+
+    def __init__(self, array: Array, count: int, size: int) -> None:
+        self.array = array
+        self._size = size
+        self._used = array[1 : 1 + count]
+        self._all_used = np.ones(count, array.dtype).tobytes()
+
+    @staticmethod
+    def elements(count: int) -> int:
+        """Room that the tail of `count` parameters needs."""
+        return 1 + count
+
+    def write(self, used: Sequence[bool], changed: bool) -> None:
+        """Say which parameters this rank has used, before the tail is sent."""
+        self.array[0] = changed
+        self._used[...] = used
+
+    @property
+    def changed(self) -> bool:
+        """Whether on some rank other parameters were used than in the first step."""
+        return bool(self.array[0] > 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rank has used every parameter."""
+        return self._used.tobytes() == self._all_used
+
+    def used_by(self) -> list[int]:
+        """Per parameter, the number of ranks that have used it."""
+        counts = self._used.astype(np.float64) * self._size
+        return [int(n) for n in np.rint(counts)]
+
+
+class Unused:
+    """Acts on parameters that took no part in a backward: reports, raises, or moves them last.
+
+    Args:
+        names: of the parameters.
+        policy: "report" (a warning, once), "error", or "ignore".
+        static: whether the set of used parameters may not change.
+    """
+
+    def __init__(self, names: Sequence[str], policy: str, static: bool) -> None:
+        self._names, self._policy, self._static = names, policy, static
+        self._reported = policy != "report"
+        self._last: frozenset[int] | None = None  # unused somewhere in the step before
+        self._planned: frozenset[int] | None = None  # placed last by the current order
+        self._learnt = 0
+
+    def look(
+        self, tail: Tail, arrived: Sequence[bool], order: list[int], communicator: Communicator
+    ) -> list[int] | None:
+        """Collective. Act on the tail; return a new order of the parameters if there is one."""
+        active = communicator.size
+        late: frozenset[int] = frozenset()
+        if not tail.complete:
+            late = frozenset(i for i, n in enumerate(tail.used_by()) if n < active)
+        if late and self._policy == "error":
+            self._raise(arrived, communicator)
+        if late and not self._reported:
+            self._reported = True
+            self._report(arrived, communicator)
+        settled, self._last = late == self._last, late
+        if self._planned is not None and (
+            late <= self._planned or not settled or self._learnt > RELEARNINGS
+        ):
+            return None
+        return self._learn(late, order, communicator)
+
+    def _learn(
+        self, late: frozenset[int], order: list[int], communicator: Communicator
+    ) -> list[int]:
+        """The order in which gradients became ready on rank 0, those that may be missing last."""
+        self._planned = late
+        self._learnt += 1
+        ready = [i for i in order if i not in late]
+        missing = [i for i in range(len(self._names)) if i not in set(ready)]
+        mine = np.array(ready + missing[::-1], np.int64)
+        communicator.note = "order of the gradients"
+        communicator.broadcast(mine, 0)
+        communicator.note = ""
+        return [int(i) for i in mine]
+
+    def _gather(self, arrived: Sequence[bool], communicator: Communicator) -> str:
+        mine = [name for name, there in zip(self._names, arrived, strict=True) if not there]
+        everywhere = communicator.all_gather_object(mine)
+        return "; ".join(
+            f"rank {rank}: {quoted(missing)}" for rank, missing in enumerate(everywhere) if missing
+        )
+
+    def _raise(self, arrived: Sequence[bool], communicator: Communicator) -> None:
+        raise DistributedError(
+            f"{communicator.where} no gradient arrived in this backward for "
+            f"{self._gather(arrived, communicator)}. These parameters took no part in the loss "
+            'there, and unused_parameters="error" forbids that. Use them in forward, set '
+            "requires_grad=False, or leave unused_parameters out (then they count as zero)"
+        )
+
+    def _report(self, arrived: Sequence[bool], communicator: Communicator) -> None:
+        lacking = self._gather(arrived, communicator)
+        if communicator.rank == 0:
+            _log.warning(
+                "step %d: no gradient arrived for %s. They count as zero there; without gradient "
+                "on any rank, they keep theirs. Reported once; silence it with "
+                'unused_parameters="ignore"',
+                communicator.step,
+                lacking,
+            )
+
+
+def quoted(names: Sequence[str], most: int = 8) -> str:
+    """The names in quotes, or the first of them and how many there are more."""
+    text = ", ".join(repr(name) for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
