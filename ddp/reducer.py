@@ -236,10 +236,12 @@ class Reducer:
             header, self._header = self._header, None
             self._gate.judge(header)
             self._start(header)
-        buckets, count = self._buckets, len(self._buckets)
-        while self._next < count and buckets[self._next].missing == 0:
+        self._launch_full_buckets()
+        return self._next == len(self._buckets)
+
+    def _launch_full_buckets(self) -> None:
+        while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
             self._launch()
-        return self._next == count
 
     def _row(self) -> list[float]:
         return [gates.Kind.STEP, self._number, self._runs, self.samples, self.steps, 0, 0]
