@@ -67,6 +67,10 @@ class CheckpointError(AllgradError, RuntimeError):
     """A checkpoint is missing, damaged, or belongs to another model."""
 
 
+class CheckpointWriteError(CheckpointError):
+    """A file cannot be written: the disk is full, or the folder read-only. What was there stays."""
+
+
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was written: truncated, changed, or a file of it is missing."""
 

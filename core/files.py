@@ -13,9 +13,10 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import AllgradError, CheckpointError
+from .errors import AllgradError, CheckpointWriteError
 
 TEMPORARY = ".partial-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,35 +24,36 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def write_atomically(
     path: str | os.PathLike[str],
-    data: bytes,
-    error: type[AllgradError] = CheckpointError,
+    data: bytes | Sequence[bytes | memoryview],
+    error: type[AllgradError] = CheckpointWriteError,
 ) -> Path:
     """Put `data` under the name `path`, durably, replacing what was there in one step.
 
     Args:
         path: the final name; its folder is created when missing.
-        data: the whole content.
+        data: the whole content, in one piece or in several (of bytes), written one after the other.
         error: type of the error to raise.
 
     Returns:
         `path` as a `Path`.
 
     Raises:
-        CheckpointError (or `error`): the disk is full or the folder cannot be written. The
+        CheckpointWriteError (or `error`): the disk is full or the folder cannot be written. The
             temporary file is removed and whatever `path` held before is untouched.
 
     Source: rename(2) and fsync(2) of the Linux manual pages. See Note [A file is there or it is
     not].
     """
     path = Path(path)
+    pieces = [data] if isinstance(data, bytes) else data
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_to_disk(temporary, data)
+        _write_to_disk(temporary, pieces)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as err:
-        raise error(_why(err, path, len(data))) from err
+        raise error(_why(err, path, sum(map(len, pieces)))) from err
     finally:
         with contextlib.suppress(OSError):  # it is gone after the rename
             temporary.unlink()
@@ -64,12 +66,13 @@ def remove_temporaries(folder: Path, name_start: str) -> None:
         left.unlink(missing_ok=True)
 
 
-def _write_to_disk(path: Path, data: bytes) -> None:
+def _write_to_disk(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:  # one write(2) moves at most 2 GiB, and less when a signal or a quota cuts it
-            rest = rest[os.write(descriptor, rest) :]
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:  # one write(2) moves at most 2 GiB, and less when a signal or quota cuts it
+                rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -21,7 +21,6 @@ from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save as to_bytes
 
 from . import devices, dtypes
 from .errors import CheckpointError, OptionError
@@ -46,6 +45,8 @@ _DTYPES = {
     "BOOL": "bool",
     "C64": "complex64",
 }
+_SMALL_BYTES = 64 << 10
+_NAMES = {numpy: name for name, numpy in _DTYPES.items()}
 _KNOWN = "None, bool, int, float, complex, str, list, tuple, dict, Tensor and NumPy arrays"
 # How files of torch.save begin: a zip archive, or a pickle of protocol 2 to 5.
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -152,9 +153,47 @@ class _Table(dict[str, np.ndarray]):
 
 def dumps(obj: Any) -> bytes:
     """The bytes of the file that `save` writes. Raises CheckpointError as `save` does."""
+    return b"".join(dump_pieces(obj))
+
+
+def dump_pieces(obj: Any) -> list[bytes | memoryview]:
+    """The bytes of `dumps` in pieces: a header, then the memory of each tensor, not copied.
+
+    Whoever hashes and writes them piece by piece holds Python's lock for none of the large work.
+    """
     tensors = _Table()
     structure = _encode(obj, (), tensors)
-    return to_bytes(tensors, metadata={STRUCTURE: json.dumps(structure, allow_nan=False)})
+    header: dict[str, Any] = {
+        "__metadata__": {STRUCTURE: json.dumps(structure, allow_nan=False)},
+    }
+    pieces: list[bytes | memoryview] = []
+    offset = 0
+    # wide numbers first, so that every tensor begins at a multiple of its item size
+    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        header[name] = {
+            "dtype": _NAMES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+        if array.nbytes:
+            pieces.append(array.reshape(-1).view(np.uint8).data)
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 8)
+    return _join_small([len(text).to_bytes(8, "little") + text, *pieces])
+
+
+def _join_small(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Join neighbours of up to 64 KiB, as each piece costs its reader a call of its own."""
+    joined: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    for piece in pieces:
+        if len(piece) <= _SMALL_BYTES:
+            small.append(piece)
+            continue
+        joined += [b"".join(small), piece]
+        small.clear()
+    return [piece for piece in (*joined, b"".join(small)) if len(piece)]
 
 
 def loads(data: bytes, source: str = "data") -> Any:

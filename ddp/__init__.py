@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from allgrad.ddp.checkpoint import CheckpointManager
     from allgrad.ddp.collectives import (
         all_gather,
         all_gather_into_tensor,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.communicators.base import Communicator, ReduceOp, Work
     from allgrad.ddp.communicators.thread import run_ranks
     from allgrad.ddp.distributed import DistributedDataParallel
+    from allgrad.ddp.events import restart_count
     from allgrad.ddp.metrics import check_finite, reduce_sum
     from allgrad.ddp.process_group import (
         ProcessGroup,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.schedule import Schedule
 
 _HOMES = {
+    "CheckpointManager": "checkpoint",
     "all_gather": "collectives",
     "all_gather_into_tensor": "collectives",
     "all_gather_object": "collectives",
@@ -66,6 +69,7 @@ _HOMES = {
     "Work": "communicators.base",
     "run_ranks": "communicators.thread",
     "DistributedDataParallel": "distributed",
+    "restart_count": "events",
     "check_finite": "metrics",
     "reduce_sum": "metrics",
     "ProcessGroup": "process_group",
@@ -83,6 +87,7 @@ _HOMES = {
 _MODULES = ("schedule",)  # found as attributes without being imported first
 
 __all__ = [
+    "CheckpointManager",
     "Communicator",
     "DistributedDataParallel",
     "DistributedSampler",
@@ -109,6 +114,7 @@ __all__ = [
     "reduce_scatter",
     "reduce_scatter_tensor",
     "reduce_sum",
+    "restart_count",
     "run_ranks",
 ]
 

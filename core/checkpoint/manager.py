@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 from ..errors import CheckpointError, DamagedCheckpointError
 from ..files import remove_temporaries
 from .manifest import Manifest
+from .parts import capture_state
 from .single import (
     Checkpoint,
     load_checkpoint,
     manifests,
+    next_serial,
     read_checkpoint,
-    save_checkpoint,
+    write_checkpoint,
 )
 
 log = logging.getLogger("allgrad.checkpoint")
@@ -52,6 +55,8 @@ class CheckpointManager:
         self.folder = Path(folder)
         self.keep = keep
         self.name = name
+        self._file_name = re.compile(re.escape(name) + r"-\d{8,}\.json")
+        self._refused: set[Path] = set()  # found damaged while loading; removed by the next save
 
     def path(self, step: int) -> Path:
         """The manifest of the checkpoint of `step`."""
@@ -78,20 +83,42 @@ class CheckpointManager:
         Returns:
             The path of the manifest.
         """
+        state = capture_state(random_state=random_state, **parts)
+        if per_rank is not None:
+            state["per_rank"] = dict(per_rank)
+        return self.write(state, step=step, epoch=epoch, values=values)
+
+    def write(
+        self,
+        state: Mapping[str, Any],
+        *,
+        step: int,
+        epoch: int = 0,
+        values: Mapping[str, Any] | None = None,
+        serial: int | None = None,
+    ) -> Path:
+        """`save` of a state that was captured before; args as `write_checkpoint`."""
+        path = self.path(step)
         remove_temporaries(self.folder, f"{self.name}-")
-        path = save_checkpoint(
-            self.path(step),
-            step=step,
-            epoch=epoch,
-            values=values,
-            per_rank=per_rank,
-            random_state=random_state,
-            **parts,
-        )
-        for old, _ in self._mine()[self.keep :]:
+        write_checkpoint(path, state, step=step, epoch=epoch, values=values, serial=serial)
+        self._refused.discard(path)
+        good = [old for old, _ in self._mine() if old not in self._refused]
+        for old in (*good[self.keep :], *self._refused):
             old.unlink(missing_ok=True)  # first the name, then what it names
+        self._refused.clear()
         self._remove_unnamed_tensors()
         return path
+
+    def next_serial(self) -> int:
+        """The serial that the next checkpoint gets."""
+        return next_serial(self.folder)
+
+    def refuse(self, path: Path) -> None:
+        """Note that the checkpoint of the manifest `path` is damaged.
+
+        It does not count among those kept, and goes when a newer one is complete.
+        """
+        self._refused.add(path)
 
     def load(self, step: int, *, random_state: bool = True, **parts: Any) -> Checkpoint:
         """Load the checkpoint of `step`; args and raises as `load_checkpoint`."""
@@ -109,38 +136,50 @@ class CheckpointManager:
         Raises:
             CheckpointError: all are damaged, or the model is another one.
         """
-        damaged = self._unreadable()
-        for path, _ in self._mine():
+        found, damaged = self.generations()
+        for path, _ in found:
             try:
                 checkpoint = read_checkpoint(path)
             except DamagedCheckpointError as err:
-                damaged.append(str(err))
+                damaged[path] = str(err)
                 continue
-            for message in damaged:
+            for message in damaged.values():
                 log.warning("%s; taking %s instead", message, path)
+            self._refused.update(damaged)
             checkpoint.restore(random_state=random_state, **parts)
             return checkpoint
         if damaged:
             raise CheckpointError(
-                f"no good checkpoint in {self.folder}; all are damaged:\n  " + "\n  ".join(damaged)
+                f"no good checkpoint in {self.folder}; all are damaged:\n  "
+                + "\n  ".join(damaged.values())
             )
         return None
 
+    def generations(self) -> tuple[list[tuple[Path, Manifest]], dict[Path, str]]:
+        """The readable manifests, newest first, and by path what is wrong with the others.
+
+        Tensor files are not looked at; `read_checkpoint` does that.
+        """
+        damaged = {}
+        for path in sorted(self.folder.glob(f"{self.name}-*.json")):
+            if self._file_name.fullmatch(path.name) is None:
+                continue
+            try:
+                manifest = Manifest.read(path)
+            except DamagedCheckpointError as err:
+                damaged[path] = str(err)
+                continue
+            if path != self.path(manifest.step):
+                damaged[path] = (
+                    f"checkpoint {path} is damaged: its name says another step than its content, "
+                    f"which was written as {self.path(manifest.step).name}"
+                )
+        return [item for item in self._mine() if item[0] not in damaged], damaged
+
     def _mine(self) -> list[tuple[Path, Manifest]]:
         """Readable manifests of this name, newest first."""
-        return [item for item in manifests(self.folder) if self._is_mine(item[0])]
-
-    def _is_mine(self, path: Path) -> bool:
-        return path.name.startswith(f"{self.name}-")
-
-    def _unreadable(self) -> list[str]:
-        messages = []
-        for path in sorted(self.folder.glob(f"{self.name}-*.json")):
-            try:
-                Manifest.read(path)
-            except DamagedCheckpointError as err:
-                messages.append(str(err))
-        return messages
+        found = manifests(self.folder)
+        return [item for item in found if self._file_name.fullmatch(item[0].name)]
 
     def _remove_unnamed_tensors(self) -> None:
         """Delete tensor files that no manifest names; not those of a manifest that is damaged."""

@@ -47,16 +47,22 @@ class Manifest:
         Raises:
             CheckpointError: `values` is not JSON, or the file cannot be written.
         """
+        write_atomically(path, self._text(path).encode())
+
+    def check_values(self, path: Path) -> None:
+        """Raise CheckpointError, as `write` would, if `values` is not JSON."""
+        self._text(path)
+
+    def _text(self, path: Path) -> str:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         try:
             digest = _digest(content)
-            text = json.dumps({**content, "sha256": digest}, indent=1, allow_nan=False)
+            return json.dumps({**content, "sha256": digest}, indent=1, allow_nan=False)
         except (TypeError, ValueError) as err:
             raise CheckpointError(
                 f"{path}: values={{...}} must be JSON (numbers, strings, lists, dicts with "
                 f"string keys; no NaN): {err}"
             ) from err
-        write_atomically(path, text.encode())
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -104,6 +110,11 @@ class Manifest:
             DamagedCheckpointError: it is missing, or its size or checksum differ.
         """
         path = folder / self.tensor_file
+        if path.parent != folder:  # a manifest from a stranger must not point elsewhere
+            raise DamagedCheckpointError(
+                f"manifest in {folder}: expected the name of a tensor file beside it, came "
+                f"{self.tensor_file!r}"
+            )
         try:
             data = path.read_bytes()
         except OSError as err:

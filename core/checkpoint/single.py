@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError, DamagedCheckpointError
 from ..files import remove_temporaries, write_atomically
-from ..serialization import dumps, loads
+from ..serialization import dump_pieces, dumps, loads
 from .manifest import Manifest
 from .parts import capture_state, restore_state
 
@@ -133,24 +133,54 @@ def save_checkpoint(
     ...     load_checkpoint(path, model=model).step
     7
     """
-    path = manifest_path(path)
     state = capture_state(random_state=random_state, **parts)
     if per_rank is not None:
         state["per_rank"] = dict(per_rank)
-    data = dumps(state)
-    digest = hashlib.sha256(data).hexdigest()
+    return write_checkpoint(path, state, step=step, epoch=epoch, values=values)
+
+
+def write_checkpoint(
+    path: str | PathLike[str],
+    state: Mapping[str, Any],
+    *,
+    step: int = 0,
+    epoch: int = 0,
+    values: Mapping[str, Any] | None = None,
+    serial: int | None = None,
+) -> Path:
+    """Write a state that `capture_state` gave; the second half of `save_checkpoint`.
+
+    Args:
+        path, step, epoch, values: as for `save_checkpoint`.
+        state: ``{part: state}``. Only read, and in large pieces without Python's lock: a thread may
+            do this while another one trains, if `state` is a `Snapshot`.
+        serial: number of the generation; default: one more than the highest in the folder.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        CheckpointError: as `save_checkpoint`; CheckpointWriteError where it is the disk's fault.
+    """
+    path = manifest_path(path)
+    pieces = dump_pieces(state)
+    hasher = hashlib.sha256()
+    for piece in pieces:
+        hasher.update(piece)
+    digest = hasher.hexdigest()
     manifest = Manifest(
         step=step,
         epoch=epoch,
-        serial=_next_serial(path),
+        serial=next_serial(path.parent) if serial is None else serial,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         tensor_file=f"{path.stem}-{digest[:_DIGITS]}.safetensors",
-        tensor_bytes=len(data),
+        tensor_bytes=sum(map(len, pieces)),
         tensor_sha256=digest,
         values=dict(values or {}),
     )
+    manifest.check_values(path)
     remove_temporaries(path.parent, path.stem)
-    write_atomically(path.with_name(manifest.tensor_file), data)
+    write_atomically(path.with_name(manifest.tensor_file), pieces)
     manifest.write(path)
     remove_orphans(path)
     return path
@@ -228,8 +258,9 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest, loads(data, str(path.with_name(manifest.tensor_file))))
 
 
-def _next_serial(path: Path) -> int:
-    return 1 + max((m.serial for _, m in manifests(path.parent)), default=0)
+def next_serial(folder: Path) -> int:
+    """One more than the highest serial of the readable manifests in `folder`."""
+    return 1 + max((m.serial for _, m in manifests(folder)), default=0)
 
 
 def _newest_good(damaged: Path) -> Path | None:
@@ -241,3 +272,14 @@ def _newest_good(damaged: Path) -> Path | None:
         if path != damaged:
             return path
     return None
+
+
+def pack(checkpoint: Checkpoint) -> tuple[str, Manifest, bytes]:
+    """A checkpoint as plain values, to be sent to another process."""
+    return str(checkpoint.path), checkpoint.manifest, dumps(checkpoint.state)
+
+
+def unpack(packed: tuple[str, Manifest, bytes]) -> Checkpoint:
+    """The inverse of `pack`."""
+    path, manifest, data = packed
+    return Checkpoint(Path(path), manifest, loads(data, path))

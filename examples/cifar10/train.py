@@ -26,7 +26,6 @@ from typing import Any
 import allgrad as ag
 import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
 from allgrad import ddp, nn, optim
-from allgrad.checkpoint import CheckpointManager, capture_state
 from allgrad.utils.data import DataLoader
 from allgrad.vision import datasets, models, transforms
 
@@ -89,13 +88,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     scheduler = optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
-    manager = CheckpointManager(options.checkpoint_dir, keep=2)
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    manager = ddp.CheckpointManager(options.checkpoint_dir, keep=2)
+    parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "loader": train_loader,
+    }
     first_epoch, step = 1, 0
     if options.resume:
         saved = manager.load_latest(**parts)
         if saved is not None:
-            saved.restore_rank(rank, world_size, loader=train_loader)
             first_epoch, step = saved.epoch, saved.step
             say(rank, f"resumed at step {step}, epoch {first_epoch}, from {saved.path}")
 
@@ -120,7 +123,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                     f"lr {scheduler.get_last_lr()[0]:.4f}  {speed:.0f} images/s",
                 )
             if step % options.save_every == 0:
-                save(manager, epoch, step, train_loader, parts)
+                manager.save(step=step, epoch=epoch, async_save=True, **parts)
         total = ddp.reduce_sum({"images": images_seen})
         images_per_s = total["images"] / (time.perf_counter() - begin)
 
@@ -130,7 +133,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
             f"{len(test_set)} {kind}  {images_per_s:.0f} images/s",
         )
-        save(manager, epoch + 1, step, train_loader, parts)
+        manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
+    manager.close()
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "steps": step}
 
@@ -175,20 +179,6 @@ def evaluate(model: nn.Module, loader: DataLoader) -> float:
             sums["images"] += len(labels)
     total = ddp.reduce_sum(sums)
     return total["correct"] / total["images"]
-
-
-def save(
-    manager: CheckpointManager, epoch: int, step: int, loader: DataLoader, parts: dict[str, Any]
-) -> None:
-    """Rank 0 writes one checkpoint with the loader position and random state of all ranks.
-
-    `epoch` is the one to continue with.
-    """
-    states: list[Any] = [None] * ddp.get_world_size()
-    ddp.all_gather_object(states, capture_state(loader=loader))
-    if ddp.get_rank() == 0:
-        per_rank = {str(rank): state for rank, state in enumerate(states)}
-        manager.save(step=step, epoch=epoch, per_rank=per_rank, **parts)
 
 
 def say(rank: int, text: str) -> None:

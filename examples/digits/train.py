@@ -28,7 +28,6 @@ from typing import Any
 import allgrad as ag
 import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
 from allgrad import ddp, nn, optim
-from allgrad.checkpoint import CheckpointManager, capture_state
 from allgrad.utils.data import DataLoader
 from allgrad.vision import datasets, transforms
 from allgrad.vision.models import DigitsNet
@@ -79,8 +78,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     ag.manual_seed(options.seed + 1 + rank)  # dropout differs between ranks
 
-    manager = CheckpointManager(options.checkpoint_dir, keep=2)
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    manager = ddp.CheckpointManager(options.checkpoint_dir, keep=2)
+    parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "loader": train_loader,
+    }
     history: list[dict[str, float]] = []
     if options.resume:
         saved = manager.load_latest(**parts)
@@ -90,7 +94,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     f"{saved.path} is of a run with --epochs {saved.values['epochs']}; the "
                     "learning rates depend on it, so resume with the same number"
                 )
-            saved.restore_rank(rank, world_size, loader=train_loader)
             history = saved.values["history"]
             say(rank, f"resumed after epoch {saved.epoch} from {saved.path}")
 
@@ -123,7 +126,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             f"epoch {epoch:2d}/{options.epochs}  loss {result['loss']:.4f}  held-out accuracy "
             f"{100 * result['accuracy']:.2f} %  {result['images_per_s']:.0f} images/s",
         )
-        save(manager, options, history, train_loader, parts)
+        manager.save(
+            step=epoch * len(train_loader),
+            epoch=epoch,
+            values={"history": history, "epochs": options.epochs},
+            async_save=True,  # a thread writes it while the next epoch goes on
+            **parts,
+        )
+    manager.close()
 
     report = model.communication_report()
     summary = {
@@ -172,27 +182,6 @@ def evaluate(model: nn.Module, loader: DataLoader) -> float:
             sums["images"] += len(labels)
     total = ddp.reduce_sum(sums)
     return total["correct"] / total["images"]
-
-
-def save(
-    manager: CheckpointManager,
-    options: argparse.Namespace,
-    history: list[dict[str, float]],
-    loader: DataLoader,
-    parts: dict[str, Any],
-) -> None:
-    """Rank 0 writes one checkpoint with the loader position and random state of all ranks."""
-    states: list[Any] = [None] * ddp.get_world_size()
-    ddp.all_gather_object(states, capture_state(loader=loader))
-    if ddp.get_rank() == 0:
-        epoch = len(history)
-        manager.save(
-            step=epoch * len(loader),
-            epoch=epoch,
-            values={"history": history, "epochs": options.epochs},
-            per_rank={str(rank): state for rank, state in enumerate(states)},
-            **parts,
-        )
 
 
 def progress(
