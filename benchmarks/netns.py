@@ -25,7 +25,9 @@ from types import TracebackType
 
 _BURST = "256k"
 # own user-visible host: name, addresses of the others, shared memory, System V memory
-_ENTER = 'hostname "$1"; mount --bind "$2" /etc/hosts; mount -t tmpfs shm /dev/shm; shift 2; exec "$@"'
+_ENTER = (
+    'hostname "$1"; mount --bind "$2" /etc/hosts; mount -t tmpfs shm /dev/shm; shift 2; exec "$@"'
+)
 TCP_ONLY = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"}
 
 
@@ -92,7 +94,9 @@ class Hosts:
         self.shape(self.rate)
 
     def _make(self, name: str) -> None:
-        done = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+        done = subprocess.run(
+            ["ip", "netns", "add", name], capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise HostsError(f"`ip netns add` failed: {done.stderr.strip()}")
         self._made.append(name)
@@ -108,7 +112,7 @@ class Hosts:
             "#!/bin/sh\n"
             'while true; do case "$1" in -l|-p|-o) shift 2;; -*) shift;; *) break;; esac; done\n'
             "host=$1; number=${host#node}; shift\n"
-            f'exec ip netns exec "{self._prefix}h$number" unshare -u -m -i sh -c \'{_ENTER}\' '
+            f"exec ip netns exec \"{self._prefix}h$number\" unshare -u -m -i sh -c '{_ENTER}' "
             f'sh "$host" "{folder}/hosts" /bin/sh -c "$*"\n'
         )
         shell.chmod(0o755)
@@ -120,7 +124,9 @@ class Hosts:
         for host in range(self.count):
             for name, device in ((self._namespace(host), "eth0"), (switch, f"p{host}")):
                 tc = ["ip", "netns", "exec", name, "tc", "qdisc"]
-                subprocess.run([*tc, "del", "dev", device, "root"], capture_output=True, check=False)
+                subprocess.run(
+                    [*tc, "del", "dev", device, "root"], capture_output=True, check=False
+                )
                 if rate is not None:
                     _run(*tc, "add", "dev", device, "root", "tbf", "rate", rate, "burst", _BURST,
                          "latency", "20ms")  # fmt: skip
@@ -138,7 +144,9 @@ class Hosts:
         Give the process `TCP_ONLY` in its environment.
         """
         assert self._folder is not None
-        mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        mpiexec = shutil.which(
+            "mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        )
         if mpiexec is None:
             raise HostsError("no mpiexec: pip install mpich")
         names = ",".join(f"node{host}" for host in range(self.count))
@@ -201,7 +209,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with Hosts(options.hosts, options.rate) as hosts:
-            return subprocess.run(hosts.mpiexec(options.command), env=environment()).returncode
+            command = hosts.mpiexec(options.command)
+            return subprocess.run(command, env=environment(), check=False).returncode
     except HostsError as error:
         print(f"no hosts: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ Otherwise there is one per process.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -85,6 +86,7 @@ def init_process_group(
     rank: int = -1,
     *,
     shared_memory: bool | None = None,
+    link: str | None = None,
 ) -> None:
     """Join the ranks of this job; every rank calls it once, before any collective.
 
@@ -100,6 +102,9 @@ def init_process_group(
         rank: if not -1, the rank that this process must be.
         shared_memory: whether ranks of one host reduce in a shared-memory window; default: if all
             ranks are on one host.
+        link: let collectives take as long as over such a link, e.g. "1gbit,50us" (see
+            `communicators.link`); default: the variable ALLGRAD_LINK, else no link. All ranks must
+            be on one host.
 
     Raises:
         OptionError: unknown backend or init_method; the message lists the known ones.
@@ -129,6 +134,11 @@ def init_process_group(
         communicator = _connect(backend, place, timeout_s, shared_memory)
         group = ProcessGroup(communicator, place)
     _check_expected(group, world_size, rank)
+    link = link or os.environ.get("ALLGRAD_LINK")
+    if link:
+        from allgrad.ddp.communicators.link import linked  # noqa: PLC0415 - rarely used
+
+        group.communicator = linked(group.communicator, link)
     _set_default(group)
     if group.size > 1 and threads is None:
         group.install_failure_hooks()

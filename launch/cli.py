@@ -154,6 +154,11 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         help="after SIGTERM or Ctrl-C let ranks go on for S seconds (default: 30); a second signal "
         "kills them",
     )
+    add(
+        "--link",
+        metavar="LINK",
+        help="let collectives take as long as over this link: 1gbit,50us or 10gbit or nvlink, ...",
+    )
     add("--dry-run", action="store_true", help="print the exact command and start nothing")
     add("-v", "--verbose", action="store_true", help="say which MPI is used, and how many threads")
     add("target", metavar="script", help="script, or module with -m")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from allgrad.ddp.communicators.link import Link
 from allgrad.launch import cores, leftovers, worker
 from allgrad.launch.console import Console
 from allgrad.launch.launchers import local, mpiexec
@@ -70,10 +71,23 @@ def spec_of(options: argparse.Namespace) -> LaunchSpec:
         threads_per_rank=threads,
         cores=len(available),
         bind=bind,
-        env=tuple(options.env),
+        env=(*options.env, *switches(options)),
         mpi=find_mpi() if options.nproc > 1 else None,
         root=os.geteuid() == 0,
     )
+
+
+def switches(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Variables by which options of the command line reach `init_process_group` in the ranks.
+
+    Raises:
+        OptionError: an option has no such value.
+    """
+    found = []
+    if options.link is not None:
+        Link.parse(options.link)
+        found.append(("ALLGRAD_LINK", options.link))
+    return tuple(found)
 
 
 def _own_threads(environ: Mapping[str, str], available: int, nproc: int) -> int:

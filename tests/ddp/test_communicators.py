@@ -19,6 +19,7 @@ from allgrad import dtypes
 from allgrad.ddp import ReduceOp, run_ranks
 from allgrad.ddp.communicators import shared
 from allgrad.ddp.communicators.base import Communicator
+from allgrad.ddp.communicators.link import linked
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.operations import describe_signature, encode_signature
 from allgrad.ddp.communicators.thread import ThreadCommunicator, current_thread_rank
@@ -268,6 +269,13 @@ class TestThread(CommunicatorContract):
 
     def each(self, function: Callable[[Communicator], Any]) -> None:
         as_threads(function, self.size)
+
+
+class TestLinked(CommunicatorContract):
+    """Over a link so fast that only its rules are left."""
+
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        as_threads(lambda c: function(linked(c, "100gb/s,1us")), 3)
 
 
 @pytest.mark.mpi
