@@ -35,6 +35,9 @@ class ReduceOp(StrEnum):
     PRODUCT = "product"
     MIN = "min"
     MAX = "max"
+    BAND = "band"
+    BOR = "bor"
+    BXOR = "bxor"
 
     @classmethod
     def parse(cls, value: ReduceOp | str) -> ReduceOp:
@@ -51,7 +54,11 @@ COMBINE: dict[ReduceOp, np.ufunc] = {
     ReduceOp.PRODUCT: np.multiply,
     ReduceOp.MIN: np.minimum,
     ReduceOp.MAX: np.maximum,
+    ReduceOp.BAND: np.bitwise_and,
+    ReduceOp.BOR: np.bitwise_or,
+    ReduceOp.BXOR: np.bitwise_xor,
 }
+BITWISE = (ReduceOp.BAND, ReduceOp.BOR, ReduceOp.BXOR)
 
 
 class Work(Protocol):
@@ -60,7 +67,7 @@ class Work(Protocol):
     def test(self) -> bool:
         """Push the communication on without blocking; True once the result is in place."""
 
-    def wait(self) -> None:
+    def wait(self) -> object:
         """Block until the result is in place.
 
         Raises:
@@ -128,16 +135,18 @@ class Communicator(ABC):
         """Replace `array` on every rank by root's."""
 
     @abstractmethod
-    def all_gather(self, array: Array) -> Array:
-        """Return the arrays of all ranks as one array of shape (size, *array.shape)."""
+    def all_gather_into(self, out: Array, array: Array, async_op: bool = False) -> Work:
+        """Write the arrays of all ranks into `out` of shape (size, *array.shape)."""
 
     @abstractmethod
-    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
-        """Reduce an array of shape (size, ...) over ranks; rank r gets row r of the result."""
+    def reduce_scatter_into(
+        self, out: Array, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        """Reduce an array of shape (size, *out.shape) over ranks; rank r gets row r in `out`."""
 
     @abstractmethod
-    def barrier(self) -> None:
-        """Return once every rank has called it."""
+    def barrier(self, async_op: bool = False) -> Work:
+        """Done once every rank has called it."""
 
     @abstractmethod
     def abort(self, code: int) -> None:
@@ -150,6 +159,20 @@ class Communicator(ABC):
     @abstractmethod
     def close(self) -> None:
         """Collective. Give the communication resources back; idempotent."""
+
+    def all_gather(self, array: Array) -> Array:
+        """Return the arrays of all ranks as one array of shape (size, *array.shape)."""
+        check_array(self, "all_gather", array)
+        out = np.empty((self.size, *array.shape), array.dtype)
+        self.all_gather_into(out, array)
+        return out
+
+    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
+        """Reduce an array of shape (size, ...) over ranks; return this rank's row."""
+        check_rows(self, array)
+        out = np.empty(array.shape[1:], array.dtype)
+        self.reduce_scatter_into(out, array, op)
+        return out
 
     # ---- object twins, for small control data ---------------------------------------------
 
@@ -211,6 +234,11 @@ def check_reduction(communicator: Communicator, array: Array, op: ReduceOp | str
             f"{communicator.where} reduction 'avg' needs a floating-point array, "
             f"got {array.dtype}; use 'sum' and divide"
         )
+    if parsed in BITWISE and array.dtype.kind not in "iub":
+        raise DtypeError(
+            f"{communicator.where} reduction {parsed.value!r} needs an array of integers or "
+            f"truth values, got {array.dtype}"
+        )
     return parsed
 
 
@@ -222,12 +250,35 @@ def check_root(communicator: Communicator, root: int) -> None:
         )
 
 
-def check_rows(communicator: Communicator, array: Array) -> None:
-    """Refuse a reduce_scatter input without one row per rank."""
+def check_rows(communicator: Communicator, array: Array, what: str = "reduce_scatter") -> None:
+    """Refuse an input without one row per rank."""
     if array.ndim == 0 or array.shape[0] != communicator.size:
         raise ShapeError(
-            f"{communicator.where} reduce_scatter needs one row per rank: shape "
+            f"{communicator.where} {what} needs one row per rank: shape "
             f"({communicator.size}, ...), got {array.shape}"
+        )
+
+
+def check_gathered(communicator: Communicator, what: str, out: Array, array: Array) -> None:
+    """Refuse an output that does not have one row like the array per rank."""
+    check_array(communicator, what, array)
+    check_array(communicator, what, out, in_place=True)
+    if out.shape != (communicator.size, *array.shape) or out.dtype != array.dtype:
+        raise ShapeError(
+            f"{communicator.where} {what} of shape {array.shape}, {array.dtype}, needs an output "
+            f"of shape ({communicator.size}, ...) like it, got {out.shape}, {out.dtype}"
+        )
+
+
+def check_scattered(communicator: Communicator, what: str, out: Array, array: Array) -> None:
+    """Refuse an input that does not have one row like the output per rank."""
+    check_array(communicator, what, array)
+    check_array(communicator, what, out, in_place=True)
+    check_rows(communicator, array, what)
+    if array.shape[1:] != out.shape or out.dtype != array.dtype:
+        raise ShapeError(
+            f"{communicator.where} {what} of shape {array.shape}, {array.dtype}, needs an output "
+            f"like one of its rows, got {out.shape}, {out.dtype}"
         )
 
 

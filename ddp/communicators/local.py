@@ -16,9 +16,10 @@ from allgrad.ddp.communicators.base import (
     Work,
     aligned_zeros,
     check_array,
+    check_gathered,
     check_reduction,
     check_root,
-    check_rows,
+    check_scattered,
 )
 
 
@@ -43,18 +44,21 @@ class LocalCommunicator(Communicator):
         check_root(self, root)
         return COMPLETED
 
-    def all_gather(self, array: Array) -> Array:
-        check_array(self, "all_gather", array)
-        return array[np.newaxis].copy()
+    def all_gather_into(self, out: Array, array: Array, async_op: bool = False) -> Work:
+        check_gathered(self, "all_gather", out, array)
+        out[0] = array
+        return COMPLETED
 
-    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
-        check_array(self, "reduce_scatter", array)
-        check_rows(self, array)
+    def reduce_scatter_into(
+        self, out: Array, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        check_scattered(self, "reduce_scatter", out, array)
         check_reduction(self, array, op)
-        return np.array(array[0])
+        out[...] = array[0]
+        return COMPLETED
 
-    def barrier(self) -> None:
-        return None
+    def barrier(self, async_op: bool = False) -> Work:
+        return COMPLETED
 
     def abort(self, code: int) -> None:
         sys.exit(code)

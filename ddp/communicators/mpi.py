@@ -24,6 +24,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from allgrad.ddp.communicators.base import (
+    BITWISE,
     COMPLETED,
     DEFAULT_TIMEOUT_S,
     Array,
@@ -32,9 +33,10 @@ from allgrad.ddp.communicators.base import (
     Work,
     aligned_zeros,
     check_array,
+    check_gathered,
     check_reduction,
     check_root,
-    check_rows,
+    check_scattered,
     scale_to_mean,
 )
 from allgrad.dtypes import is_half
@@ -50,6 +52,9 @@ _MPI_OP = {
     ReduceOp.PRODUCT: MPI.PROD,
     ReduceOp.MIN: MPI.MIN,
     ReduceOp.MAX: MPI.MAX,
+    ReduceOp.BAND: MPI.BAND,
+    ReduceOp.BOR: MPI.BOR,
+    ReduceOp.BXOR: MPI.BXOR,
 }
 
 # Starts a piece and returns its request and what to do once it has arrived.
@@ -126,32 +131,34 @@ class MpiCommunicator(Communicator):
         pieces = (start(flat[i : i + PIECE_BYTES]) for i in range(0, flat.size, PIECE_BYTES))
         return self._issue(f"broadcast of {array.nbytes} bytes from rank {root}", pieces, async_op)
 
-    def all_gather(self, array: Array) -> Array:
-        check_array(self, "all_gather", array)
-        gathered = np.empty((self.size, *array.shape), array.dtype)
-        send, receive = array.reshape(-1).view(np.uint8), gathered.reshape(-1).view(np.uint8)
+    def all_gather_into(self, out: Array, array: Array, async_op: bool = False) -> Work:
+        check_gathered(self, "all_gather", out, array)
+        send, receive = array.reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
         start: _Start = lambda: (self._comm.Iallgather(send, receive), None)  # noqa: E731
-        self._issue(f"all_gather of {array.nbytes} bytes", iter([start]), False)
-        return gathered
+        return self._issue(f"all_gather of {array.nbytes} bytes", iter([start]), async_op)
 
-    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
-        check_array(self, "reduce_scatter", array)
-        check_rows(self, array)
+    def reduce_scatter_into(
+        self, out: Array, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        check_scattered(self, "reduce_scatter", out, array)
         op = check_reduction(self, array, op)
         wire, mpi_op = _on_the_wire(array, op)
-        mine = np.empty(array.shape[1:], wire.dtype)
+        mine = np.empty(out.shape, wire.dtype)
+
+        def finish() -> None:
+            if op is ReduceOp.AVG:
+                scale_to_mean(mine, self.size)
+            out[...] = mine
+
         start: _Start = lambda: (  # noqa: E731
             self._comm.Ireduce_scatter_block(wire, mine, mpi_op),
-            None,
+            finish,
         )
-        self._issue(f"reduce_scatter of {array.nbytes} bytes", iter([start]), False)
-        if op is ReduceOp.AVG:
-            scale_to_mean(mine, self.size)
-        return mine.astype(array.dtype, copy=False)
+        return self._issue(f"reduce_scatter of {array.nbytes} bytes", iter([start]), async_op)
 
-    def barrier(self) -> None:
+    def barrier(self, async_op: bool = False) -> Work:
         start: _Start = lambda: (self._comm.Ibarrier(), None)  # noqa: E731
-        self._issue("barrier", iter([start]), False)
+        return self._issue("barrier", iter([start]), async_op)
 
     def _issue(self, what: str, pieces: Iterator[_Start], async_op: bool) -> Work:
         if self._closed:
@@ -222,6 +229,6 @@ def _on_the_wire(array: Array, op: ReduceOp) -> tuple[Array, MPI.Op]:
     """
     if is_half(array.dtype):
         return array.astype(np.float32), _MPI_OP[op]
-    if array.dtype == np.bool_:
+    if array.dtype == np.bool_ and op not in BITWISE:
         return array.view(np.uint8), MPI.MAX if op in (ReduceOp.SUM, ReduceOp.MAX) else MPI.MIN
-    return array, _MPI_OP[op]
+    return array.view(np.uint8) if array.dtype == np.bool_ else array, _MPI_OP[op]

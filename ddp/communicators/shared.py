@@ -29,9 +29,10 @@ from allgrad.ddp.communicators.base import (
     ReduceOp,
     Work,
     check_array,
+    check_gathered,
     check_reduction,
     check_root,
-    check_rows,
+    check_scattered,
 )
 from allgrad.ddp.communicators.board import BOARD_BYTES, RING, Board
 from allgrad.errors import DistributedError
@@ -171,10 +172,9 @@ class SharedMemoryCommunicator(Communicator):
             [ops.BroadcastPiece(signature, p, root, self.rank) for p in pieces], async_op
         )
 
-    def all_gather(self, array: Array) -> Array:
-        check_array(self, "all_gather", array)
-        gathered = np.empty((self.size, *array.shape), array.dtype)
-        rows = gathered.reshape(self.size, -1).view(np.uint8)
+    def all_gather_into(self, out: Array, array: Array, async_op: bool = False) -> Work:
+        check_gathered(self, "all_gather", out, array)
+        rows = out.reshape(self.size, -1).view(np.uint8)
         signature = ops.encode_signature("all_gather", array.nbytes)
         flat = array.reshape(-1).view(np.uint8)
 
@@ -186,15 +186,14 @@ class SharedMemoryCommunicator(Communicator):
             return ops.ExchangePiece(signature, piece, take)
 
         starts = range(0, flat.size, PIECE_BYTES)
-        self._issue([operation(s, flat[s : s + PIECE_BYTES]) for s in starts], False)
-        return gathered
+        return self._issue([operation(s, flat[s : s + PIECE_BYTES]) for s in starts], async_op)
 
-    def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
-        check_array(self, "reduce_scatter", array)
-        check_rows(self, array)
+    def reduce_scatter_into(
+        self, out: Array, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        check_scattered(self, "reduce_scatter", out, array)
         op = check_reduction(self, array, op)
-        mine = np.empty(array.shape[1:], array.dtype)
-        flat, rows = mine.reshape(-1), array.reshape(self.size, -1)
+        flat, rows = out.reshape(-1), array.reshape(self.size, -1)
         signature = ops.encode_signature("reduce_scatter", array.nbytes, array.dtype.char, op)
         step = max(1, PIECE_BYTES // (array.itemsize * self.size))
 
@@ -207,11 +206,10 @@ class SharedMemoryCommunicator(Communicator):
 
             return ops.ExchangePiece(signature, piece, take)
 
-        self._issue([operation(s) for s in range(0, rows.shape[1], step)], False)
-        return mine
+        return self._issue([operation(s) for s in range(0, rows.shape[1], step)], async_op)
 
-    def barrier(self) -> None:
-        self._issue([ops.Barrier(ops.encode_signature("barrier", 0))], False)
+    def barrier(self, async_op: bool = False) -> Work:
+        return self._issue([ops.Barrier(ops.encode_signature("barrier", 0))], async_op)
 
     # ---- progress --------------------------------------------------------------------------
 
