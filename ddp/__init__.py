@@ -34,10 +34,11 @@ if TYPE_CHECKING:
         reduce_scatter,
         reduce_scatter_tensor,
     )
-    from allgrad.ddp.communicators.base import Communicator, ReduceOp, Work
+    from allgrad.ddp.communicators.base import Communicator, ReduceOp
     from allgrad.ddp.communicators.thread import run_ranks
     from allgrad.ddp.distributed import DistributedDataParallel
     from allgrad.ddp.events import restart_count
+    from allgrad.ddp.futures import Future
     from allgrad.ddp.metrics import check_finite, reduce_sum
     from allgrad.ddp.process_group import (
         ProcessGroup,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     )
     from allgrad.ddp.sampler import DistributedSampler
     from allgrad.ddp.schedule import Schedule
+    from allgrad.ddp.work import Work
 
 _HOMES = {
     "CheckpointManager": "checkpoint",
@@ -66,7 +68,6 @@ _HOMES = {
     "reduce_scatter_tensor": "collectives",
     "Communicator": "communicators.base",
     "ReduceOp": "communicators.base",
-    "Work": "communicators.base",
     "run_ranks": "communicators.thread",
     "DistributedDataParallel": "distributed",
     "restart_count": "events",
@@ -91,6 +92,7 @@ __all__ = [
     "Communicator",
     "DistributedDataParallel",
     "DistributedSampler",
+    "Future",
     "ProcessGroup",
     "ReduceOp",
     "Schedule",

@@ -114,10 +114,9 @@ class Future(Generic[T]):
     def _ask(self, question: Callable[[], object]) -> None:
         """Let the collective go on, and take its result once it is there."""
         assert self._work is not None
-        work, result = self._work
+        result = self._work[1]
         try:
-            question()
-            arrived = work.test()
+            arrived = question() is not False  # `test` says whether, `wait` returns when
         except Exception as error:  # noqa: BLE001 - `value` raises it
             if not self._settled:
                 self.set_exception(error)

@@ -190,15 +190,19 @@ class LinkCommunicator:
         work = self.inner.broadcast(array, root, async_op=True)
         return self._send(work, self.link.broadcast_s(self.size, array.nbytes), begin, async_op)
 
-    def all_gather(self, array: Array, *args: Any, **options: Any) -> Any:
+    def all_gather_into(self, out: Array, array: Array, async_op: bool = False) -> Work:
         """See `Communicator`."""
-        cost = self.link.all_gather_s(self.size, array.nbytes)
-        return self._call(self.inner.all_gather, cost, array, *args, **options)
+        begin = time.monotonic()
+        work = self.inner.all_gather_into(out, array, async_op=True)
+        return self._send(work, self.link.all_gather_s(self.size, array.nbytes), begin, async_op)
 
-    def reduce_scatter(self, array: Array, *args: Any, **options: Any) -> Any:
+    def reduce_scatter_into(
+        self, out: Array, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
         """See `Communicator`."""
-        cost = self.link.scatter_s(self.size, array.nbytes)
-        return self._call(self.inner.reduce_scatter, cost, array, *args, **options)
+        begin = time.monotonic()
+        work = self.inner.reduce_scatter_into(out, array, op, async_op=True)
+        return self._send(work, self.link.scatter_s(self.size, array.nbytes), begin, async_op)
 
     def all_to_all(self, array: Array, *args: Any, **options: Any) -> Any:
         """See `Communicator`."""
@@ -206,9 +210,11 @@ class LinkCommunicator:
         inner: Any = self.inner
         return self._call(inner.all_to_all, cost, array, *args, **options)
 
-    def barrier(self) -> None:
+    def barrier(self, async_op: bool = False) -> Work:
         """See `Communicator`."""
-        self._call(self.inner.barrier, self.link._s(_steps(self.size), 0))
+        begin = time.monotonic()
+        work = self.inner.barrier(async_op=True)
+        return self._send(work, self.link._s(_steps(self.size), 0), begin, async_op)
 
     def split(self, *args: Any, **options: Any) -> Any:
         """The part of `inner` over a link of the same kind."""

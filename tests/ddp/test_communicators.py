@@ -42,9 +42,9 @@ class CommunicatorContract:
         """Run the function on every rank, with that rank's communicator."""
         raise NotImplementedError
 
-    @pytest.mark.parametrize("op", list(ReduceOp))
+    @pytest.mark.parametrize("op", ["sum", "avg", "product", "min", "max"])
     @pytest.mark.parametrize("in_window", [False, True])
-    def test_all_reduce(self, op: ReduceOp, in_window: bool) -> None:
+    def test_all_reduce(self, op: Any, in_window: bool) -> None:
         combine = {
             ReduceOp.SUM: lambda a: a.sum(0),
             ReduceOp.AVG: lambda a: a.mean(0),
@@ -83,6 +83,45 @@ class CommunicatorContract:
                 c.all_reduce(array, ReduceOp.AVG)
                 assert array.dtype == dtype
                 assert (array == c.size - 1).all()
+
+        self.each(body)
+
+    @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+    def test_all_reduce_of_bits(self, dtype: str) -> None:
+        combine = {"band": np.bitwise_and, "bor": np.bitwise_or, "bxor": np.bitwise_xor}
+
+        def body(c: Communicator) -> None:
+            rows = np.stack([values(r, 50, "int32") + 13 * r for r in range(c.size)])
+            rows = (rows % 3 > 0) if dtype == "bool" else rows.astype(dtype)
+            for op, ufunc in combine.items():
+                array = rows[c.rank].copy()
+                c.all_reduce(array, op)
+                np.testing.assert_array_equal(array, ufunc.reduce(rows))
+            with pytest.raises(DtypeError, match="'bor' needs an array of integers"):
+                c.all_reduce(np.zeros(2), "bor")
+
+        self.each(body)
+
+    def test_gather_and_scatter_may_be_asynchronous(self) -> None:
+        def body(c: Communicator) -> None:
+            length = 400_000
+            out, part = np.empty((c.size, length), np.int64), np.empty(length, np.float32)
+            table = np.stack([values(c.rank, length) + r for r in range(c.size)])
+            works = [
+                c.all_gather_into(out, values(c.rank, length, "int64"), async_op=True),
+                c.reduce_scatter_into(part, table, "avg", async_op=True),
+                c.barrier(async_op=True),
+            ]
+            for work in reversed(works):
+                work.wait()
+            for rank in range(c.size):
+                np.testing.assert_array_equal(out[rank], values(rank, length, "int64"))
+            mean = np.mean([values(r, length) for r in range(c.size)], 0, dtype=np.float64)
+            np.testing.assert_allclose(part, mean + c.rank, rtol=1e-6)
+            with pytest.raises(ShapeError, match="needs an output of shape"):
+                c.all_gather_into(np.zeros((c.size, 3)), np.zeros(2))
+            with pytest.raises(ShapeError, match="needs an output like one of its rows"):
+                c.reduce_scatter_into(np.zeros(3), np.zeros((c.size, 2)))
 
         self.each(body)
 
