@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,12 @@ from numpy.typing import NDArray
 from allgrad.dtypes import DIFFERENTIABLE
 from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
 
+if TYPE_CHECKING:
+    from allgrad.ddp.communicators.tree import TreeSum
+
 DEFAULT_TIMEOUT_S = 600.0
 ALIGNMENT_BYTES = 64
+TREE_PIECE_BYTES = 1 << 20
 
 Array = NDArray[Any]
 
@@ -151,6 +156,36 @@ class Communicator(ABC):
     @abstractmethod
     def abort(self, code: int) -> None:
         """End all ranks now, with this exit code, because this rank cannot go on."""
+
+    def reduce_tree(
+        self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool
+    ) -> Work:
+        """Start to replace `array` on every rank by the sum in the order of a tree.
+
+        The bits depend on the leaves alone, not on the number of ranks, nor on the communicator.
+
+        Args:
+            tree: what the ranks hold; see Note [Tree] in `tree`.
+            array: the last node of this rank, one-dimensional. Best from `allocate`.
+            others: ``max(tree.counts) - 1`` arrays like it; the first ones hold this rank's other
+                nodes, ``tree.counts[rank] - 1`` of them. Contents are lost.
+            mean: divide by the number of shards.
+        """
+        nodes = [*others[: tree.counts[self.rank] - 1], array]
+        if self.size == 1:
+            array[...] = tree.add_up(nodes, mean)
+            return COMPLETED
+        # for communicators without a way of their own: everybody gets everything, piece by piece
+        most, step = max(tree.counts), max(1, TREE_PIECE_BYTES // array.itemsize)
+        for low in range(0, array.size, step):
+            pieces = [node[low : low + step] for node in nodes]
+            mine = np.zeros((most, pieces[0].nbytes), np.uint8)
+            for row, piece in zip(mine, pieces, strict=False):
+                row[...] = piece.view(np.uint8)
+            held = self.all_gather(mine)
+            rows = [held[r, j] for r, count in enumerate(tree.counts) for j in range(count)]
+            array[low : low + step] = tree.add_up([row.view(array.dtype) for row in rows], mean)
+        return COMPLETED
 
     def leave(self) -> None:
         """Say that this rank's program has ended, for ranks that still wait for it."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 # Read when MPI starts. Open MPI's UCX component prints an error line for every shared-memory window
 # that it cannot serve, and then another component serves it.
@@ -41,6 +41,10 @@ from allgrad.ddp.communicators.base import (
 )
 from allgrad.dtypes import is_half
 from allgrad.errors import DistributedError
+
+if TYPE_CHECKING:
+    from allgrad.ddp.communicators.tree import TreeSum
+    from allgrad.ddp.communicators.tree_mpi import TreeQueue
 
 PIECE_BYTES = 2 << 20
 _UNDER_WAY = 4  # pieces of one collective that are started at a time
@@ -88,6 +92,7 @@ class MpiCommunicator(Communicator):
         self.timeout_s = timeout_s
         self._comm = comm
         self._closed = False
+        self._trees: TreeQueue | None = None
 
     def allocate(self, size_bytes: int) -> NDArray[np.uint8]:
         return aligned_zeros(size_bytes)
@@ -160,6 +165,17 @@ class MpiCommunicator(Communicator):
         start: _Start = lambda: (self._comm.Ibarrier(), None)  # noqa: E731
         return self._issue("barrier", iter([start]), async_op)
 
+    def reduce_tree(
+        self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool
+    ) -> Work:
+        from allgrad.ddp.communicators.tree_mpi import TreeQueue  # noqa: PLC0415 - imports this
+
+        if self._closed:
+            raise DistributedError(f"{self.where} reduce_tree after the communicator was closed")
+        if self._trees is None:
+            self._trees = TreeQueue(self, self._comm.Dup())
+        return self._trees.issue(tree, array, others, mean)
+
     def _issue(self, what: str, pieces: Iterator[_Start], async_op: bool) -> Work:
         if self._closed:
             raise DistributedError(f"{self.where} {what} after the communicator was closed")
@@ -177,6 +193,8 @@ class MpiCommunicator(Communicator):
         if not self._closed:
             self.barrier()
             self._closed = True
+            if self._trees is not None:
+                self._trees.close()
             self._comm.Free()
 
 

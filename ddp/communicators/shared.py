@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +35,8 @@ from allgrad.ddp.communicators.base import (
     check_scattered,
 )
 from allgrad.ddp.communicators.board import BOARD_BYTES, RING, Board
+from allgrad.ddp.communicators.tree import TreeSum
+from allgrad.ddp.communicators.tree_shared import ReduceTree
 from allgrad.errors import DistributedError
 
 # Staging memory per rank. Smaller pieces stay in faster caches but meet more often: measured, 1 MiB
@@ -210,6 +212,21 @@ class SharedMemoryCommunicator(Communicator):
 
     def barrier(self, async_op: bool = False) -> Work:
         return self._issue([ops.Barrier(ops.encode_signature("barrier", 0))], async_op)
+
+    def reduce_tree(
+        self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool
+    ) -> Work:
+        views = [self._shared_views(node) for node in (array, *others)]
+        shared = [places for places in views if places is not None]
+        if self.size == 1 or len(shared) < len(views):
+            return super().reduce_tree(tree, array, others, mean)
+        nodes = []
+        for rank, count in enumerate(tree.counts):
+            nodes += [places[rank] for places in shared[1:count]]
+            nodes.append(shared[0][rank])
+        signature = ops.encode_signature(_BUCKET, array.nbytes, array.dtype.char, extra=tree.shards)
+        operation = ReduceTree(signature, tree, self.rank, nodes, shared[0], mean)
+        return self._issue([operation], async_op=True)
 
     # ---- progress --------------------------------------------------------------------------
 
