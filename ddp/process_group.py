@@ -23,6 +23,7 @@ from allgrad.ddp.communicators.thread import (
     ThreadWorld,
     current_thread_rank,
 )
+from allgrad.ddp.diagnosis import settings
 from allgrad.errors import DistributedError, OptionError
 
 _log = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ def init_process_group(
         )
     if threads is not None and backend in (None, "thread"):
         place = _thread_place(*threads)
-        group = ProcessGroup(ThreadCommunicator(threads[0], threads[1], timeout_s), place)
+        thread = ThreadCommunicator(threads[0], threads[1], timeout_s, settings.from_environ())
+        group = ProcessGroup(thread, place)
     else:
         place = environment.discover()
         communicator = _connect(backend, place, timeout_s, shared_memory)
@@ -189,7 +191,7 @@ def _connect(
     if one_host and shared_memory is not False:
         from allgrad.ddp.communicators.shm import ShmCommunicator  # noqa: PLC0415 - as above
 
-        return ShmCommunicator(comm, timeout_s)
+        return ShmCommunicator(comm, timeout_s, settings.from_environ())
     return mpi.MpiCommunicator(comm, timeout_s)
 
 

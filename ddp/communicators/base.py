@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from allgrad.ddp.diagnosis.flight import FlightRecorder
 from allgrad.dtypes import DIFFERENTIABLE
 from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
 
@@ -105,8 +106,10 @@ class Communicator(ABC):
         name: "local", "thread", "shm" or "mpi"; for reports and messages.
         timeout_s: a collective that takes longer raises DistributedError.
         note: what the next collectives are for, in words for messages ("bucket 2 of 5 (fc.bias)");
-            callers set it before a collective and clear it afterwards.
+            callers set it before a collective and clear it afterwards. The same on all ranks: ranks
+            whose notes differ are told that they call different collectives.
         step: number of the training step that the next collectives belong to, for messages.
+        flight: record of the last collectives, or None if none is kept.
     """
 
     rank: int
@@ -115,6 +118,7 @@ class Communicator(ABC):
     timeout_s: float = DEFAULT_TIMEOUT_S
     note: str = ""
     step: int = 0
+    flight: FlightRecorder | None = None
 
     @property
     def where(self) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,27 @@ def encode_signature(
     return head | (extra & 2047) << 38 | (size_bytes & (1 << 38) - 1)
 
 
+class Signature(NamedTuple):
+    """What `encode_signature` packed."""
+
+    kind: str
+    size_bytes: int
+    dtype: str
+    op: ReduceOp
+    extra: int
+
+
+def decode_signature(signature: int) -> Signature:
+    """The parts of a number made by `encode_signature`; dtype is NumPy's character for it."""
+    return Signature(
+        _KINDS[(signature >> 59) - 1],
+        signature & (1 << 38) - 1,
+        chr(signature >> 49 & 127),
+        _OPS[signature >> 56 & 7],
+        signature >> 38 & 2047,
+    )
+
+
 def describe_signature(signature: int) -> str:
     """The words for a number made by `encode_signature`."""
     kind = _KINDS[(signature >> 59) - 1]
@@ -52,9 +74,9 @@ def describe_signature(signature: int) -> str:
 
 
 class Operation(ABC):
-    """One queued piece of work; the communicator sets `sequence` when it is issued."""
+    """One queued piece of work; the communicator sets `sequence` and `check` when it is issued."""
 
-    __slots__ = ("consumed", "sequence", "signature")
+    __slots__ = ("check", "consumed", "sequence", "signature")
 
     # The rank whose input is enough to go on; None: the input of all ranks is needed.
     root: int | None = None
@@ -62,7 +84,7 @@ class Operation(ABC):
     waits_for_all: bool = False
 
     def __init__(self, signature: int) -> None:
-        self.signature = signature
+        self.signature = self.check = signature
         self.sequence = 0
         self.consumed = False
 

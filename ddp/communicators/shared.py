@@ -37,12 +37,19 @@ from allgrad.ddp.communicators.base import (
 from allgrad.ddp.communicators.board import BOARD_BYTES, RING, Board
 from allgrad.ddp.communicators.tree import TreeSum
 from allgrad.ddp.communicators.tree_shared import ReduceTree
+from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, TIMEOUT, Finding
+from allgrad.ddp.diagnosis.flight import check_word
+from allgrad.ddp.diagnosis.inquiry import Inquiry
+from allgrad.ddp.diagnosis.process import Identity, is_alive
+from allgrad.ddp.diagnosis.settings import Settings
+from allgrad.ddp.diagnosis.statement import Speaker
 from allgrad.errors import DistributedError
 
 # Staging memory per rank. Smaller pieces stay in faster caches but meet more often: measured, 1 MiB
 # twice is as fast as any when the cores are ours, and the fastest when they are shared.
 PIECE_BYTES = 1 << 20
 SLOTS = 2
+_LOOK_S = 0.25  # a rank that waits looks so often whether the others still live
 
 Bytes = NDArray[np.uint8]
 
@@ -74,6 +81,12 @@ class SharedMemory(Protocol):
     def now(self) -> float:
         """Seconds of the clock of time-outs; it stands still while a debugger holds the ranks."""
 
+    def speakers(self, mine: Speaker) -> list[Speaker] | None:
+        """Collective. What speaks for each rank, if all are threads of this process."""
+
+    def process_of(self, rank: int) -> Identity | None:
+        """The rank's process, if ranks are processes."""
+
     def abort(self, code: int) -> None:
         """End all ranks."""
 
@@ -92,13 +105,19 @@ class SharedMemoryCommunicator(Communicator):
     """All collectives over a `SharedMemory`; ranks are its ranks."""
 
     def __init__(
-        self, memory: SharedMemory, name: str, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        memory: SharedMemory,
+        name: str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        diagnosis: Settings = Settings(),  # noqa: B008 - immutable
     ) -> None:
         self.rank, self.size, self.name = memory.rank, memory.size, name
         self.timeout_s = timeout_s
         self._memory = memory
         self._control, parts = memory.allocate(BOARD_BYTES + SLOTS * PIECE_BYTES)
         self._board = Board(parts, self.rank)
+        self._inquiry = Inquiry(self.rank, self.size, self._board, memory, diagnosis)
+        self.flight = self._inquiry.recorder
         self._slots = [
             [part[start : start + PIECE_BYTES] for part in parts]
             for start in range(BOARD_BYTES, BOARD_BYTES + SLOTS * PIECE_BYTES, PIECE_BYTES)
@@ -235,9 +254,13 @@ class SharedMemoryCommunicator(Communicator):
         self._check_open("a collective")
         if not pieces:
             return COMPLETED
+        first, signature = self._sequence + 1, pieces[0].signature
+        check = check_word(signature, self.note)
         for piece in pieces:
             self._sequence += 1
-            piece.sequence = self._sequence
+            piece.sequence, piece.check = self._sequence, check
+        if self.flight is not None:
+            self.flight.add(first, self._sequence, signature, self.note, self.step)
         self._to_stage.extend(pieces)
         self._progress()
         work = _PendingWork(self, pieces[-1])
@@ -266,7 +289,7 @@ class SharedMemoryCommunicator(Communicator):
         slots = self._slots[number]
         operation.stage(slots[self.rank])
         self._slot_used[number] = sequence
-        board.sign(sequence, operation.signature)
+        board.sign(sequence, operation.signature, operation.check)
         self._memory.fence()
         board.post_ready(sequence)
         self._memory.notify()
@@ -298,38 +321,40 @@ class SharedMemoryCommunicator(Communicator):
         return True
 
     def _wait(self, operation: ops.Operation) -> None:
-        memory = self._memory
-        polls, slept, deadline = 0, False, memory.now() + self.timeout_s
-        while True:
-            ticket = memory.ticket()
-            self._progress()
-            if self._is_complete(operation):
-                return
-            polls += 1
-            if slept or polls & 63 == 0:
-                self._check_failure()
-                self._check_left(operation)
-                if memory.now() > deadline:
-                    self._time_out(operation)
-            slept = memory.pause(polls, ticket)
+        memory, flight = self._memory, self.flight
+        polls, slept, begin = 0, False, memory.now()
+        look = min(begin + _LOOK_S, begin + self.timeout_s)
+        if flight is not None:
+            flight.waiting = operation.sequence
+        try:
+            while True:
+                ticket = memory.ticket()
+                self._progress()
+                if self._is_complete(operation):
+                    return
+                polls += 1
+                if slept or polls & 63 == 0:
+                    self._check_failure()
+                    self._check_left(operation)
+                    now = memory.now()
+                    if now > look:
+                        self._look(operation, now - begin)
+                        look = min(now + _LOOK_S, max(begin + self.timeout_s, now))
+                slept = memory.pause(polls, ticket)
+        finally:
+            if flight is not None:
+                flight.waiting = 0
 
     # ---- failure ---------------------------------------------------------------------------
 
     def _check_signature(self, operation: ops.Operation) -> None:
-        if operation.root is None:
-            differing = self._board.differing(operation.sequence, operation.signature)
+        board, sequence, root = self._board, operation.sequence, operation.root
+        if root is None:
+            rank = board.differing(sequence, operation.check)
         else:
-            root = operation.root
-            signature = self._board.signature_of(root, operation.sequence)
-            differing = None if signature == operation.signature else (root, signature)
-        if differing is not None:
-            rank, signature = differing
-            self._fail(
-                "ranks call different collectives: rank "
-                f"{self.rank} calls {ops.describe_signature(operation.signature)}, rank {rank} "
-                f"calls {ops.describe_signature(signature)}; all ranks must call the same ones "
-                "in the same order, with arrays of the same size"
-            )
+            rank = None if board.check_of(root, sequence) == operation.check else root
+        if rank is not None:
+            raise self._inquiry.fail(Finding(MISMATCH, sequence, (rank,)))
 
     def _late(self, operation: ops.Operation) -> tuple[list[int], str]:
         """The ranks for which the operation waits, and what they have not done."""
@@ -340,36 +365,29 @@ class SharedMemoryCommunicator(Communicator):
         return (late, "arrived at") if late else (board.not_done(sequence), "finished")
 
     def _check_left(self, operation: ops.Operation) -> None:
-        late, verb = self._late(operation)
+        late, _ = self._late(operation)
         left = [rank for rank in late if self._board.has_left(rank)]
         # look again: a rank may have taken part just before it left
         if left and set(left) & set(self._late(operation)[0]):
-            self._fail(
-                f"waits in {ops.describe_signature(operation.signature)}, which {_names(left)} "
-                f"will never have {verb}: the program ended there. All ranks must call the same "
-                "collectives; do they have the same number of batches?"
-            )
+            raise self._inquiry.fail(Finding(LEFT, operation.sequence, tuple(left)))
 
-    def _time_out(self, operation: ops.Operation) -> None:
-        late, verb = self._late(operation)
-        self._fail(
-            f"waited {self.timeout_s:g} s in {ops.describe_signature(operation.signature)} "
-            f"(operation {operation.sequence}); not {verb} it: {_names(late)}. Is a rank stuck, "
-            "slower than the time-out of init_process_group, or gone another way?"
-        )
+    def _look(self, operation: ops.Operation, waited_s: float) -> None:
+        """Every now and then in a long wait: do the others live, and is it time to say something?"""
+        late, _ = self._late(operation)
+        dead = [r for r in late if (who := self._memory.process_of(r)) and not is_alive(who)]
+        if dead and set(dead) & set(self._late(operation)[0]):
+            raise self._inquiry.fail(Finding(GONE, operation.sequence, tuple(dead), waited_s))
+        if waited_s > self.timeout_s and late:
+            finding = Finding(TIMEOUT, operation.sequence, tuple(late), self.timeout_s)
+            raise self._inquiry.fail(finding)
+        punctual = [rank for rank in range(self.size) if rank not in late]
+        if late and self.rank == punctual[0]:  # one rank speaks for all that wait
+            self._inquiry.warn_if_due(operation.sequence, late, waited_s, self.timeout_s)
 
     def _check_failure(self) -> None:
-        failure = self._board.failure()
-        if failure is not None and failure[0] != self.rank:
-            raise DistributedError(
-                f"{self.where} stopped because another rank failed: "
-                f"[rank {failure[0]}/{self.size}] {failure[1]}"
-            )
-
-    def _fail(self, message: str) -> None:
-        self._board.post_failure(message)
-        self._memory.notify()
-        raise DistributedError(f"{self.where} {message}")
+        error = self._inquiry.heard()
+        if error is not None:
+            raise error
 
     def _check_open(self, what: str) -> None:
         if self._closed:
@@ -383,6 +401,7 @@ class SharedMemoryCommunicator(Communicator):
 
     def leave(self) -> None:
         if not self._closed:
+            self._inquiry.leave()
             self._board.post_left()
             self._memory.notify()
 
@@ -392,6 +411,7 @@ class SharedMemoryCommunicator(Communicator):
         self.barrier()
         self._free_unused_windows()
         self._closed = True
+        self._inquiry.close()
         self._board.release()
         self._slots.clear()
         self._windows.clear()

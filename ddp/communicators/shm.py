@@ -16,6 +16,9 @@ import numpy as np
 from allgrad.ddp.communicators.base import ALIGNMENT_BYTES, DEFAULT_TIMEOUT_S
 from allgrad.ddp.communicators.mpi import MPI
 from allgrad.ddp.communicators.shared import Bytes, SharedMemoryCommunicator
+from allgrad.ddp.diagnosis.process import Identity, identity
+from allgrad.ddp.diagnosis.settings import Settings
+from allgrad.ddp.diagnosis.statement import Speaker
 
 # A poll takes about 1 us. Spin only as long as ranks in step need; then offer the core and the
 # interpreter lock between polls, which costs 1 us where nobody wants them, and where two ranks
@@ -34,6 +37,7 @@ class _WindowMemory:
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._fence_window: MPI.Win | None = None
         cores = set().union(*comm.allgather(os.sched_getaffinity(0)))
+        self._processes = [Identity(*who) for who in comm.allgather(tuple(identity()))]
         self._spin_polls = _SPIN_POLLS if len(cores) >= self.size else 0
 
     def allocate(self, size_bytes: int) -> tuple[MPI.Win, list[Bytes]]:
@@ -90,6 +94,12 @@ class _WindowMemory:
     def now(self) -> float:
         return time.monotonic()
 
+    def speakers(self, mine: Speaker) -> None:
+        return None
+
+    def process_of(self, rank: int) -> Identity:
+        return self._processes[rank]
+
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
 
@@ -103,7 +113,13 @@ class ShmCommunicator(SharedMemoryCommunicator):
     Args:
         comm: an intracommunicator whose ranks share memory; owned and freed by `close`.
         timeout_s: a collective that takes longer raises DistributedError.
+        diagnosis: what ranks keep ready for the case that something is wrong.
     """
 
-    def __init__(self, comm: Any, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        super().__init__(_WindowMemory(comm), "shm", timeout_s)
+    def __init__(
+        self,
+        comm: Any,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        diagnosis: Settings = Settings(),  # noqa: B008 - immutable
+    ) -> None:
+        super().__init__(_WindowMemory(comm), "shm", timeout_s, diagnosis)

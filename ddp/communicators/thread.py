@@ -16,6 +16,8 @@ from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, aligned_zeros
 from allgrad.ddp.communicators.board import RING
 from allgrad.ddp.communicators.shared import SLOTS, Bytes, SharedMemoryCommunicator
 from allgrad.ddp.communicators.thread_job import ThreadJob, Waiter
+from allgrad.ddp.diagnosis.settings import Settings
+from allgrad.ddp.diagnosis.statement import Speaker
 from allgrad.ddp.schedule import Schedule
 
 T = TypeVar("T")
@@ -175,6 +177,12 @@ class _ThreadMemory:
     def now(self) -> float:
         return self.world.job.hold.now()
 
+    def speakers(self, mine: Speaker) -> list[Speaker] | None:
+        return self.world.exchange(self.rank, mine)
+
+    def process_of(self, rank: int) -> None:
+        return None  # the rank's end is seen by the job
+
     def abort(self, code: int) -> None:
         self.world.fail(self.rank, SystemExit(code))
 
@@ -185,9 +193,15 @@ class _ThreadMemory:
 class ThreadCommunicator(SharedMemoryCommunicator):
     """One rank of a `ThreadWorld`; construct it inside that rank's thread."""
 
-    def __init__(self, world: ThreadWorld, rank: int, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        world: ThreadWorld,
+        rank: int,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        diagnosis: Settings = Settings(),  # noqa: B008 - immutable
+    ) -> None:
         memory = _ThreadMemory(world, rank)
-        super().__init__(memory, "thread", timeout_s)
+        super().__init__(memory, "thread", timeout_s, diagnosis)
         self._job, self._number = world.job, world.members[rank]
         self._awaited: ops.Operation | None = None
         memory.lag, memory.describe = self._lag, self._describe_wait

@@ -17,6 +17,8 @@ _BETWEEN = frozenset(
     ("allgrad", "contextlib", "functools", "threading", "concurrent.futures.thread", "atexit")
 )
 
+_LEAVE = ("continue", "break", "return", "raise", "sys.exit")
+
 # A place as it is kept: nothing is looked up before somebody asks for it.
 Mark = tuple[CodeType, int]
 
@@ -100,8 +102,42 @@ def _short(file: str) -> str:
     return file if relative.startswith("..") else relative
 
 
+def condition_above(found: Mark) -> str:
+    """The condition with a rank in it that decides whether a line is reached, or "".
+
+    Reads the indentation of the source: "under `if rank == 0` (line 3)" for an enclosing block, its
+    ``else`` included; "after `if rank == 1: continue` (line 3)" where a block above it leaves.
+    """
+    code, number = found
+    indent = _indent(linecache.getline(code.co_filename, number))
+    leaver, negated = "", False
+    for above in range(number - 1, max(code.co_firstlineno - 1, number - 200, 0), -1):
+        line = linecache.getline(code.co_filename, above)
+        text, here = line.strip(), _indent(line)
+        if not text or text.startswith("#"):
+            continue
+        if here > indent:
+            leaver = text if text.startswith(_LEAVE) else leaver
+            continue
+        condition = "rank" in text.lower() and text.startswith(("if ", "elif ", "while "))
+        if here < indent or negated:
+            if condition:
+                return f"under `{text.rstrip(':')}` (line {above})"
+            indent, negated = here, text.startswith(("else:", "elif "))
+            if text.startswith(("def ", "class ")):
+                break
+        elif condition and (leaver or any(f": {word}" in text for word in _LEAVE)):
+            return f"after `{text} {leaver}".rstrip() + f"` (line {above})"
+        leaver = ""
+    return ""
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
 def user_stack(frame: FrameType | None, most: int = 12) -> list[Place]:
-    """Lines from the innermost outwards: all frames, ours as well, up to the outermost user's.
+    """Lines from the innermost outwards; of our own frames the file is the module's name.
 
     Args:
         frame: innermost frame of a thread, as in ``sys._current_frames()``.
@@ -109,7 +145,17 @@ def user_stack(frame: FrameType | None, most: int = 12) -> list[Place]:
     """
     lines = []
     while frame is not None and len(lines) < most:
-        code = frame.f_code
-        lines.append(place_of(code.co_filename, frame.f_lineno or 0, code.co_name))
+        code, number = frame.f_code, frame.f_lineno or 0
+        line = place_of(code.co_filename, number, code.co_name)
+        lines.append(line._replace(file=frame.f_globals["__name__"]) if is_ours(frame) else line)
         frame = frame.f_back
     return lines
+
+
+def is_users(line: Place) -> bool:
+    """Whether a line of `user_stack` is the user's: not ours, nor of an installed library."""
+    return not (_is_library(line.file) or line.file in _BETWEEN or line.file.startswith("allgrad."))
+
+
+def _is_library(file: str) -> bool:
+    return "site-packages" in file or "/lib/python3" in file or file.startswith("<frozen")

@@ -1,0 +1,123 @@
+"""The one text that all ranks raise: who differs, where each is, the likely cause and the fix.
+
+Stage of the flow: pure functions of what the ranks have said. May import: `causes`, `activity`,
+`statement`, and the signatures of `communicators.operations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from allgrad.ddp.communicators.operations import describe_signature
+from allgrad.ddp.diagnosis.activity import activity, user_lines
+from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, Finding, likely_cause, names
+from allgrad.ddp.diagnosis.statement import Call, Statement
+
+_MOST_LINES = 24  # groups of ranks that are told apart in one text
+
+
+def compose(
+    finding: Finding, statements: Mapping[int, Statement], show_record: bool = False
+) -> str:
+    """Write the report.
+
+    Args:
+        finding: what was noticed, by whichever rank was first.
+        statements: of all ranks, by rank.
+        show_record: end with the last collectives of every rank.
+    """
+    lines = [_headline(finding, statements), *_groups(finding, statements)]
+    cause = likely_cause(finding, statements)
+    lines += [f"Likely cause: {cause.cause}.", f"Fix: {cause.fix}."]
+    if show_record:
+        lines += _records(statements)
+    return "\n".join(lines)
+
+
+def stall_warning(finding: Finding, statements: Mapping[int, Statement], timeout_s: float) -> str:
+    """The words of a rank that has waited for long and goes on waiting."""
+    late = names(finding.ranks)
+    cause = likely_cause(finding, statements)
+    head = f"has waited {finding.seconds:.0f} s for {late}, and goes on until {timeout_s:g} s:"
+    body = _groups(finding, statements)
+    return "\n".join([head, *body, f"Likely cause: {cause.cause}.", f"Fix: {cause.fix}."])
+
+
+def _headline(finding: Finding, statements: Mapping[int, Statement]) -> str:
+    ranks = names(finding.ranks)
+    awaited = _awaited(finding, statements)
+    if finding.kind == MISMATCH:
+        return f"ranks call different collectives (operation {finding.sequence}):"
+    if finding.kind == LEFT:
+        return f"waits in {awaited}, which {ranks} will never have arrived at: the program ended:"
+    if finding.kind == GONE:
+        return f"waits in {awaited}, which {ranks} will never have arrived at: the process is dead:"
+    return f"waited {finding.seconds:g} s in {awaited}; not arrived at it: {ranks}:"
+
+
+def _awaited(finding: Finding, statements: Mapping[int, Statement]) -> str:
+    for rank, statement in statements.items():
+        call = statement.call_at(finding.sequence)
+        if rank not in finding.ranks and call is not None:
+            return describe_signature(call.signature)
+    return f"operation {finding.sequence}"
+
+
+def _groups(finding: Finding, statements: Mapping[int, Statement]) -> list[str]:
+    """One line per set of ranks that have the same to say, and stacks of those that do not come."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for rank, statement in sorted(statements.items()):
+        groups.setdefault(_told(finding, statement), []).append(rank)
+    lines = []
+    for told, ranks in list(groups.items())[:_MOST_LINES]:
+        lines.append(f"  {names(ranks)} {told[0]}")
+        lines += [f"    {more}" for more in told[1:]]
+    if len(groups) > _MOST_LINES:
+        lines.append(f"  ... and {len(groups) - _MOST_LINES} more groups of ranks")
+    return lines
+
+
+def _told(finding: Finding, statement: Statement) -> tuple[str, ...]:
+    call = statement.call_at(finding.sequence)
+    late = statement.rank in finding.ranks and finding.kind != MISMATCH
+    if call is not None and not late:
+        verb = "calls" if finding.kind == MISMATCH else "waits in"
+        return (f"{verb} {call_words(call)}",)
+    return _absent(statement)
+
+
+def _absent(statement: Statement) -> tuple[str, ...]:
+    """A rank that has not come to the collective: what it does, since when, and its stack."""
+    last = statement.last
+    before = f"; its last collective was {call_words(last)}" if last else "; it has made none"
+    if statement.state == "ended":
+        return (f"has ended{before}",)
+    if statement.state in ("gone", "stopped", "silent"):
+        return (f"does not answer: {statement.detail}{before}",)
+    if statement.state == "waits" and last is not None:
+        return (f"waits elsewhere, in {call_words(last)}",)
+    lines = user_lines(statement.stack)
+    where = f" at {lines[0]}" if lines else ""
+    more = [f"called from {line}" for line in lines[1:]]
+    return (f"{activity(statement.stack)}{where}{before}", *more)
+
+
+def call_words(call: Call) -> str:
+    """Collective, purpose, step and line of a call."""
+    note = f" for {call.note}" if call.note else ""
+    step = f", step {call.step}" if call.step else ""
+    where = f", at {call.place}" if call.place is not None else ""
+    return f"{describe_signature(call.signature)}{note}{step}{where}"
+
+
+def _records(statements: Mapping[int, Statement]) -> list[str]:
+    lines = []
+    for rank, statement in sorted(statements.items()):
+        lines.append(f"Last collectives of rank {rank}, the newest at the end:")
+        lines += record_lines(statement.calls)
+    return lines
+
+
+def record_lines(calls: Sequence[Call]) -> list[str]:
+    """One line per collective of a flight record."""
+    return [f"  {call.number}: {call_words(call)} ({call.age_s:.3f} s ago)" for call in calls]
