@@ -232,9 +232,7 @@ class SharedMemoryCommunicator(Communicator):
     def barrier(self, async_op: bool = False) -> Work:
         return self._issue([ops.Barrier(ops.encode_signature("barrier", 0))], async_op)
 
-    def reduce_tree(
-        self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool
-    ) -> Work:
+    def reduce_tree(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> Work:
         views = [self._shared_views(node) for node in (array, *others)]
         shared = [places for places in views if places is not None]
         if self.size == 1 or len(shared) < len(views):
@@ -372,7 +370,7 @@ class SharedMemoryCommunicator(Communicator):
             raise self._inquiry.fail(Finding(LEFT, operation.sequence, tuple(left)))
 
     def _look(self, operation: ops.Operation, waited_s: float) -> None:
-        """Every now and then in a long wait: do the others live, and is it time to say something?"""
+        """Every now and then in a long wait: do the others live, is it time to say something?"""
         late, _ = self._late(operation)
         dead = [r for r in late if (who := self._memory.process_of(r)) and not is_alive(who)]
         if dead and set(dead) & set(self._late(operation)[0]):
@@ -380,8 +378,8 @@ class SharedMemoryCommunicator(Communicator):
         if waited_s > self.timeout_s and late:
             finding = Finding(TIMEOUT, operation.sequence, tuple(late), self.timeout_s)
             raise self._inquiry.fail(finding)
-        punctual = [rank for rank in range(self.size) if rank not in late]
-        if late and self.rank == punctual[0]:  # one rank speaks for all that wait
+        first = next((rank for rank in range(self.size) if rank not in late), None)
+        if late and self.rank == first:  # one rank speaks for all that wait
             self._inquiry.warn_if_due(operation.sequence, late, waited_s, self.timeout_s)
 
     def _check_failure(self) -> None:

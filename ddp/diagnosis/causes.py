@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from allgrad.ddp.communicators.operations import Signature, decode_signature
@@ -85,7 +86,9 @@ class Evidence:
 
 def names(ranks: Sequence[int]) -> str:
     """The words "rank 1" or "ranks 0, 2"; long lists are cut."""
-    shown = ", ".join(map(str, ranks[:12])) + (f" and {len(ranks) - 12} more" if len(ranks) > 12 else "")
+    shown = ", ".join(map(str, ranks[:12])) + (
+        f" and {len(ranks) - 12} more" if len(ranks) > 12 else ""
+    )
     return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"
 
 
@@ -197,6 +200,18 @@ def _shifted(evidence: Evidence) -> Cause | None:
     return None
 
 
+def _skipped(evidence: Evidence) -> Cause | None:
+    """A line above the call that the others make leaves the block, for some ranks."""
+    for there, not_there in ((evidence.b, evidence.odd), (evidence.a, evidence.usual)):
+        if there is not None and there.condition.startswith("after ") and there.place is not None:
+            return Cause(
+                f"{names(not_there)} skipped the call at {there.place.short}, which stands "
+                f"{there.condition}",
+                "leave the loop or function on all ranks, or make the call before",
+            )
+    return None
+
+
 def _key(call: Call) -> tuple[str, int] | None:
     return None if call.place is None else (call.place.file, call.place.line)
 
@@ -205,7 +220,7 @@ def _next(evidence: Evidence, call: Call) -> tuple[str, int] | None:
     """The line whose collective has followed that of `call`, on any rank, so far."""
     for statement in evidence.statements.values():
         before = [c for c in statement.calls if c.sequence < evidence.finding.sequence]
-        for earlier, later in zip(before, before[1:], strict=False):
+        for earlier, later in pairwise(before):
             if _key(earlier) == _key(call) and _key(later) != _key(call):
                 return _key(later)
     return None
@@ -337,7 +352,7 @@ def _silent(evidence: Evidence) -> Cause | None:
 
 
 _MISMATCH_RULES: tuple[Rule, ...] = (
-    _buckets, _internal, _root, _shifted, _operation, _dtype, _size, _branch,
+    _buckets, _internal, _root, _skipped, _shifted, _operation, _dtype, _size, _branch,
 )  # fmt: skip
 _ABSENT_RULES: tuple[Rule, ...] = (_left, _gone, _stopped, _busy, _silent)
 

@@ -27,8 +27,7 @@ def compose(
         show_record: end with the last collectives of every rank.
     """
     lines = [_headline(finding, statements), *_groups(finding, statements)]
-    cause = likely_cause(finding, statements)
-    lines += [f"Likely cause: {cause.cause}.", f"Fix: {cause.fix}."]
+    lines += _cause_lines(finding, statements)
     if show_record:
         lines += _records(statements)
     return "\n".join(lines)
@@ -37,22 +36,33 @@ def compose(
 def stall_warning(finding: Finding, statements: Mapping[int, Statement], timeout_s: float) -> str:
     """The words of a rank that has waited for long and goes on waiting."""
     late = names(finding.ranks)
-    cause = likely_cause(finding, statements)
     head = f"has waited {finding.seconds:.0f} s for {late}, and goes on until {timeout_s:g} s:"
     body = _groups(finding, statements)
-    return "\n".join([head, *body, f"Likely cause: {cause.cause}.", f"Fix: {cause.fix}."])
+    return "\n".join([head, *body, *_cause_lines(finding, statements)])
+
+
+def _cause_lines(finding: Finding, statements: Mapping[int, Statement]) -> list[str]:
+    cause = likely_cause(finding, statements)
+    ends = ["" if text.endswith("?") else "." for text in cause]
+    return [f"Likely cause: {cause.cause}{ends[0]}", f"Fix: {cause.fix}{ends[1]}"]
 
 
 def _headline(finding: Finding, statements: Mapping[int, Statement]) -> str:
     ranks = names(finding.ranks)
     awaited = _awaited(finding, statements)
     if finding.kind == MISMATCH:
-        return f"ranks call different collectives (operation {finding.sequence}):"
+        return f"ranks call different collectives{_at_step(finding, statements)}:"
     if finding.kind == LEFT:
         return f"waits in {awaited}, which {ranks} will never have arrived at: the program ended:"
     if finding.kind == GONE:
         return f"waits in {awaited}, which {ranks} will never have arrived at: the process is dead:"
     return f"waited {finding.seconds:g} s in {awaited}; not arrived at it: {ranks}:"
+
+
+def _at_step(finding: Finding, statements: Mapping[int, Statement]) -> str:
+    calls = [statement.call_at(finding.sequence) for statement in statements.values()]
+    steps = sorted({call.step for call in calls if call is not None and call.step})
+    return f" at step {' and '.join(map(str, steps))}" if steps else ""
 
 
 def _awaited(finding: Finding, statements: Mapping[int, Statement]) -> str:
@@ -70,7 +80,7 @@ def _groups(finding: Finding, statements: Mapping[int, Statement]) -> list[str]:
         groups.setdefault(_told(finding, statement), []).append(rank)
     lines = []
     for told, ranks in list(groups.items())[:_MOST_LINES]:
-        lines.append(f"  {names(ranks)} {told[0]}")
+        lines.append(f"  {names(ranks)}: {told[0]}")
         lines += [f"    {more}" for more in told[1:]]
     if len(groups) > _MOST_LINES:
         lines.append(f"  ... and {len(groups) - _MOST_LINES} more groups of ranks")
@@ -89,17 +99,19 @@ def _told(finding: Finding, statement: Statement) -> tuple[str, ...]:
 def _absent(statement: Statement) -> tuple[str, ...]:
     """A rank that has not come to the collective: what it does, since when, and its stack."""
     last = statement.last
-    before = f"; its last collective was {call_words(last)}" if last else "; it has made none"
+    before = (
+        f"; its last collective was {call_words(last)}" if last else "; it has made no collective"
+    )
     if statement.state == "ended":
-        return (f"has ended{before}",)
+        return (f"has ended; {before}",)
     if statement.state in ("gone", "stopped", "silent"):
-        return (f"does not answer: {statement.detail}{before}",)
+        return (f"does not answer: {statement.detail}; {before}",)
     if statement.state == "waits" and last is not None:
         return (f"waits elsewhere, in {call_words(last)}",)
     lines = user_lines(statement.stack)
     where = f" at {lines[0]}" if lines else ""
     more = [f"called from {line}" for line in lines[1:]]
-    return (f"{activity(statement.stack)}{where}{before}", *more)
+    return (f"{activity(statement.stack)}{where}; {before}", *more)
 
 
 def call_words(call: Call) -> str:

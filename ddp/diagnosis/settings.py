@@ -17,11 +17,13 @@ _MODES = ("0", "1", "full")
 
 @dataclass(frozen=True)
 class Settings:
-    """Attributes:
-    enabled: collectives are written down, ranks watch themselves and tell each other.
-    show_record: errors end with the last collectives of every rank.
-    stall_warning_s: a rank that waits so long says for whom, and goes on waiting; 0: never.
-    patience_s: how long the statements of the others are waited for.
+    """What a communicator keeps ready for the case that something is wrong.
+
+    Attributes:
+        enabled: collectives are written down, ranks watch themselves and tell each other.
+        show_record: errors end with the last collectives of every rank.
+        stall_warning_s: a rank that waits so long says for whom, and goes on waiting; 0: never.
+        patience_s: how long the statements of the others are waited for.
     """
 
     enabled: bool = True
