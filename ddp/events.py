@@ -16,7 +16,7 @@ from typing import Any
 
 EVENTS_VARIABLE = "ALLGRAD_EVENTS"
 # The launchers that count restarts; Slurm does when it puts a job into the queue again.
-_RESTART_VARIABLES = ("ALLGRAD_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+RESTART_VARIABLES = ("ALLGRAD_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 def announce(event: str, **fields: Any) -> None:
@@ -42,6 +42,18 @@ def write_event(path: str, event: str, **fields: Any) -> None:
             os.close(descriptor)
 
 
+def read_events(path: str, begin: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a file of events from byte `begin` on, and the byte to go on from."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(begin)
+            data = file.read()
+    except FileNotFoundError:
+        return [], begin
+    whole = data[: data.rfind(b"\n") + 1]  # a line may just be being written
+    return [json.loads(line) for line in whole.splitlines()], begin + len(whole)
+
+
 def restart_count(environ: Mapping[str, str] = os.environ) -> int:
     """How often this job was started again: 0 in the first run.
 
@@ -53,7 +65,7 @@ def restart_count(environ: Mapping[str, str] = os.environ) -> int:
         >>> restart_count({"ALLGRAD_RESTART_COUNT": "2"}), restart_count({})
         (2, 0)
     """
-    for name in _RESTART_VARIABLES:
+    for name in RESTART_VARIABLES:
         text = environ.get(name, "")
         if text.isdigit():
             return int(text)

@@ -60,6 +60,12 @@ def _at_least_one(text: str) -> int:
     return value
 
 
+def _at_least_zero(text: str) -> int:
+    if not re.fullmatch(r"\d+", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text}")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -158,6 +164,20 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         "--link",
         metavar="LINK",
         help="let collectives take as long as over this link: 1gbit,50us or 10gbit or nvlink, ...",
+    )
+    add(
+        "--max-restarts",
+        type=_at_least_zero,
+        default=0,
+        metavar="K",
+        help="start a failed job again, K times without a new checkpoint in between (default: 0)",
+    )
+    add(
+        "--min-ranks",
+        type=_at_least_one,
+        metavar="M",
+        help="with --max-restarts: go on with fewer ranks, down to M, when ranks are killed or "
+        "cannot be started twice in a row (default: as -n)",
     )
     add("--dry-run", action="store_true", help="print the exact command and start nothing")
     add("-v", "--verbose", action="store_true", help="say which MPI is used, and how many threads")

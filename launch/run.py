@@ -9,17 +9,22 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from allgrad.ddp.communicators.link import Link
+from allgrad.ddp.events import EVENTS_VARIABLE, RESTART_VARIABLES, read_events, write_event
+from allgrad.errors import LaunchError
 from allgrad.launch import cores, leftovers, worker
 from allgrad.launch.console import Console
 from allgrad.launch.launchers import local, mpiexec
 from allgrad.launch.logs import RankLogs
 from allgrad.launch.mpi_runtime import find_mpi
 from allgrad.launch.outcome import Outcome, closing_lines
+from allgrad.launch.restart import Attempt, GiveUp, Restart, RestartPolicy, last_saved
 from allgrad.launch.spec import Command, LaunchSpec
 from allgrad.launch.supervisor import Supervisor
 from allgrad.launch.target import check_target
@@ -44,11 +49,64 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(
             f"allgrad: {spec.nproc} ranks share {spec.cores} cores, so they take turns\n"
         )
-    console = _console(options, spec)
-    outcome = _supervise(command, spec.nproc, console, options)
-    for line in closing_lines(outcome):
-        console.say(line)
-    return outcome.code
+    return _run_again_while_it_helps(spec, _console(options, spec), options).code
+
+
+def _run_again_while_it_helps(
+    spec: LaunchSpec, console: Console, options: argparse.Namespace
+) -> Outcome:
+    """Run the job, again where it failed and the policy says so, and say how it ended."""
+    least = spec.nproc if options.min_ranks is None else options.min_ranks
+    if least > spec.nproc:
+        raise LaunchError(f"--min-ranks {least} is more than the {spec.nproc} ranks of -n")
+    policy = RestartPolicy(spec.nproc, options.max_restarts, least)
+    end_at = None if options.timeout is None else time.monotonic() + options.timeout
+    with closing(RankLogs(options.log_dir)) as logs, _signals_between() as asked:
+        while True:
+            attempt = _attempt(spec, console, logs, options, policy.restarts, end_at)
+            decision = policy.after(attempt)
+            if isinstance(decision, GiveUp):
+                break
+            for line in closing_lines(attempt.outcome):
+                console.say(line)
+            console.say(f"allgrad: {decision.line}")
+            if not _pause(decision.pause_s, asked, end_at):
+                break
+            if decision.nproc != spec.nproc:
+                options.nproc = decision.nproc
+                spec = spec_of(options)
+    outcome = attempt.outcome
+    if asked and outcome.signal is None:
+        outcome = Outcome(128 + asked[0], (), asked[0])
+    *lines, last = closing_lines(outcome) or [""]
+    told = [f"allgrad: {text}" for text in (policy.summary(), decision.line) if text]
+    if isinstance(decision, Restart):
+        told = told[:1]
+    for line in (*lines, *told, last):
+        if line:
+            console.say(line)
+    return outcome
+
+
+@contextmanager
+def _signals_between() -> Iterator[list[int]]:
+    """Collect signals that arrive while no job runs; `Supervisor` treats them while one does."""
+    asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {n: signal.signal(n, lambda number, _: asked.append(number)) for n in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _pause(seconds: float, asked: list[int], end_at: float | None) -> bool:
+    """Wait before a restart; False if a signal or the time limit forbids it."""
+    until = time.monotonic() + seconds
+    while not asked and time.monotonic() < until:
+        time.sleep(min(0.05, max(until - time.monotonic(), 0.0)))
+    return not asked and (end_at is None or time.monotonic() < end_at)
 
 
 def spec_of(options: argparse.Namespace) -> LaunchSpec:
@@ -127,32 +185,43 @@ def _console(options: argparse.Namespace, spec: LaunchSpec) -> Console:
     )
 
 
-def _supervise(
-    command: Command, nproc: int, console: Console, options: argparse.Namespace
-) -> Outcome:
+def _attempt(
+    spec: LaunchSpec,
+    console: Console,
+    logs: RankLogs,
+    options: argparse.Namespace,
+    restarts: int,
+    end_at: float | None,
+) -> Attempt:
+    """Run the job once."""
+    command = launcher_command(spec, os.environ)
     before = leftovers.segments()
-    with (
-        closing(RankLogs(options.log_dir)) as logs,
-        _private_folder() as folder,
-        closing(socket.socket(socket.AF_UNIX)) as listener,
-    ):
+    with _private_folder() as folder, closing(socket.socket(socket.AF_UNIX)) as listener:
         address = str(folder / "socket")
         listener.bind(address)
-        listener.listen(nproc)
-        env = command.environment(os.environ) | _terminal_size(nproc)
+        listener.listen(spec.nproc)
+        events_file = os.environ.get(EVENTS_VARIABLE) or str(folder / "events")
+        _, begin = read_events(events_file)
+        report = partial(write_event, events_file)
+        report("start", nproc=spec.nproc, restarts=restarts)
+        env = command.environment(os.environ) | _terminal_size(spec.nproc)
         # Launchers that are killed leave files in TMPDIR: they get our folder, which is removed.
         # The worker gives the script its own TMPDIR back.
         env |= {"TMPDIR": str(folder), "ALLGRAD_TMPDIR": os.environ.get("TMPDIR", "")}
-        env["ALLGRAD_SUPERVISOR"] = address
+        env |= {"ALLGRAD_SUPERVISOR": address, EVENTS_VARIABLE: events_file}
+        env |= dict.fromkeys(RESTART_VARIABLES[:2], str(restarts))
         supervisor = Supervisor(
             command.argv,
             env,
-            nproc,
+            spec.nproc,
             listener,
             console,
             logs,
             grace_s=options.grace,
             timeout_s=options.timeout,
+            end_at=end_at,
+            report=report,
+            kill_others=options.max_restarts > 0,
         )
         try:
             outcome = supervisor.run()
@@ -160,8 +229,10 @@ def _supervise(
             # `allgrad run ... | head`: end as other programs do, and let Python flush nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             outcome = Outcome(128 + signal.SIGPIPE)
+        saved = last_saved(read_events(events_file, begin)[0])
+        report("end", code=outcome.code)
     leftovers.remove_segments(before)
-    return outcome
+    return Attempt(outcome, spec.nproc, supervisor.started, saved, supervisor.timed_out)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
@@ -68,6 +68,10 @@ class Supervisor:
         logs: where output is kept.
         grace_s: how long ranks may go on after SIGTERM, to save their state.
         timeout_s: longest time of the whole job; None: no limit.
+        end_at: when that is over, in seconds of `time.monotonic`; default: counted from `run`.
+        report: called with what happened and its values, for the file of events.
+        kill_others: end the other ranks of a failed one by SIGKILL at once: the job is started
+            again from a checkpoint, and what they could still save nobody would read.
     """
 
     def __init__(
@@ -81,6 +85,9 @@ class Supervisor:
         *,
         grace_s: float = 30.0,
         timeout_s: float | None = None,
+        end_at: float | None = None,
+        report: Callable[..., None] = lambda event, **fields: None,
+        kill_others: bool = False,
     ) -> None:
         self._argv = argv
         self._env = env
@@ -89,6 +96,9 @@ class Supervisor:
         self._logs = logs
         self._grace_s = grace_s
         self._timeout_s = timeout_s
+        self._end_at = end_at
+        self._report = report
+        self._kill_others = kill_others
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._ranks: list[Rank] = []
@@ -100,6 +110,16 @@ class Supervisor:
         self._held_output = bytearray()
         self._well_ended_at: float | None = None
 
+    @property
+    def started(self) -> int:
+        """How many ranks have said that they are there."""
+        return sum(rank.number >= 0 for rank in self._ranks)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time limit ended the job."""
+        return self._job_failure is not None
+
     def run(self) -> Outcome:
         """Run the job and return how it ended; no process of it is alive afterwards.
 
@@ -109,7 +129,7 @@ class Supervisor:
         """
         with self._listen_to_signals():
             self._launcher = self._start_launcher()
-            end_at = time.monotonic() + (self._timeout_s or float("inf"))
+            end_at = self._end_at or time.monotonic() + (self._timeout_s or float("inf"))
             try:
                 for pipe in (self._launcher.stdout, self._launcher.stderr):
                     assert pipe is not None
@@ -209,7 +229,9 @@ class Supervisor:
             self._logs.write(rank.number, payload)
             self._console.feed(rank.number, 1 if kind == worker.STDOUT else 2, payload)
         elif kind == worker.HELLO:
-            rank.number = json.loads(payload)["rank"]
+            hello = json.loads(payload)
+            rank.number = hello["rank"]
+            self._report("rank", rank=rank.number, watcher=hello["pid"], script=hello["script"])
         elif kind == worker.FAILED:
             report = json.loads(payload)
             trace = report["traceback"]
@@ -276,7 +298,8 @@ class Supervisor:
         for step in self._stop.due(now, everyone and bool(self._failures)):
             for rank in self._ranks:
                 if step is Step.TERM and not rank.ended:
-                    rank.signal(signal.SIGTERM)
+                    killed = self._kill_others and self._signal is None
+                    rank.signal(signal.SIGKILL if killed else signal.SIGTERM)
                 elif step is Step.KILL and not rank.ended:
                     rank.signal(signal.SIGKILL)
                 elif step is Step.LEAVE:

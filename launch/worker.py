@@ -163,8 +163,12 @@ class Watcher:
         """End everything: the supervisor is gone. See Note [No orphans]."""
         import shutil  # noqa: PLC0415 - only here
 
+        segments = _shared_memory_of(self._child) if self._status is None else []
         self._signal_group(signal.SIGKILL)
         self._signal(signal.SIGKILL)
+        for path in segments:  # which only a job that ends well or under its supervisor removes
+            with contextlib.suppress(FileNotFoundError):  # the watcher of another rank was faster
+                os.unlink(path)
         shutil.rmtree(os.path.dirname(self._address), ignore_errors=True)  # its folder, for it
         os._exit(1)
 
@@ -182,6 +186,16 @@ class Watcher:
         # Nobody may be left; macOS answers with a permission error for zombies.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child, number)
+
+
+def _shared_memory_of(pid: int) -> list[str]:
+    """MPICH's files in /dev/shm that a process has mapped: those of its job."""
+    try:
+        with open(f"/proc/{pid}/maps") as maps:
+            paths = {line.split(maxsplit=5)[-1].strip() for line in maps}
+    except OSError:
+        return []  # it has ended, or this is no Linux
+    return [path for path in paths if path.startswith("/dev/shm/mpich_shm_")]
 
 
 def _die_with_parent(parent: int) -> None:
@@ -320,12 +334,12 @@ def _watch(address: str, argv: list[str]) -> None:
     """Fork; the child runs the script, the parent watches it and does not return."""
     link = socket.socket(socket.AF_UNIX)
     link.connect(address)
-    hello = {"rank": _rank(), "pid": os.getpid(), "host": socket.gethostname()}
-    link.sendall(frame(HELLO, hello))
     pipes = {kind: os.pipe() for kind in (STDOUT, STDERR, FAILED)}
     parent = os.getpid()
     child = os.fork()
     if child != 0:
+        hello = {"rank": _rank(), "pid": os.getpid(), "script": child}
+        link.sendall(frame(HELLO, hello | {"host": socket.gethostname()}))
         for _, write in pipes.values():
             os.close(write)
         Watcher(address, link, child, {kind: read for kind, (read, _) in pipes.items()}).run()

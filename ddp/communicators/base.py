@@ -161,9 +161,7 @@ class Communicator(ABC):
     def abort(self, code: int) -> None:
         """End all ranks now, with this exit code, because this rank cannot go on."""
 
-    def reduce_tree(
-        self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool
-    ) -> Work:
+    def reduce_tree(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> Work:
         """Start to replace `array` on every rank by the sum in the order of a tree.
 
         The bits depend on the leaves alone, not on the number of ranks, nor on the communicator.

@@ -165,9 +165,7 @@ class MpiCommunicator(Communicator):
         start: _Start = lambda: (self._comm.Ibarrier(), None)  # noqa: E731
         return self._issue("barrier", iter([start]), async_op)
 
-    def reduce_tree(
-        self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool
-    ) -> Work:
+    def reduce_tree(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> Work:
         from allgrad.ddp.communicators.tree_mpi import TreeQueue  # noqa: PLC0415 - imports this
 
         if self._closed:

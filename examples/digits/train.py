@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "loader": train_loader,
     }
     history: list[dict[str, float]] = []
-    if options.resume:
+    if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
         if saved is not None:
             if saved.values["epochs"] != options.epochs:

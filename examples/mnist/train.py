@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         "loader": train_loader,
     }
     first_epoch, step = 1, 0
-    if options.resume:
+    if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
         if saved is not None:
             first_epoch, step = saved.epoch, saved.step
