@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.communicators.thread import run_ranks
     from allgrad.ddp.distributed import DistributedDataParallel
     from allgrad.ddp.events import restart_count
+    from allgrad.ddp.fingerprints import fingerprint
     from allgrad.ddp.futures import Future
     from allgrad.ddp.metrics import check_finite, reduce_sum
     from allgrad.ddp.process_group import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     )
     from allgrad.ddp.sampler import DistributedSampler
     from allgrad.ddp.schedule import Schedule
+    from allgrad.ddp.shard_sampler import ShardedBatchSampler
     from allgrad.ddp.work import Work
 
 _HOMES = {
@@ -71,6 +73,7 @@ _HOMES = {
     "run_ranks": "communicators.thread",
     "DistributedDataParallel": "distributed",
     "restart_count": "events",
+    "fingerprint": "fingerprints",
     "check_finite": "metrics",
     "reduce_sum": "metrics",
     "ProcessGroup": "process_group",
@@ -82,6 +85,7 @@ _HOMES = {
     "init_process_group": "process_group",
     "is_initialized": "process_group",
     "DistributedSampler": "sampler",
+    "ShardedBatchSampler": "shard_sampler",
     "Schedule": "schedule",
 }
 
@@ -96,6 +100,7 @@ __all__ = [
     "ProcessGroup",
     "ReduceOp",
     "Schedule",
+    "ShardedBatchSampler",
     "Work",
     "all_gather",
     "all_gather_into_tensor",
@@ -107,6 +112,7 @@ __all__ = [
     "broadcast_object_list",
     "check_finite",
     "destroy_process_group",
+    "fingerprint",
     "get_backend",
     "get_local_rank",
     "get_rank",

@@ -59,7 +59,8 @@ class DataLoader(Generic[T_co]):
             pool.py, Note [Start of workers].
         generator: source of the epoch seeds; by default the default generator. One number is
             drawn from it per epoch; none if the sampler has a seed and an epoch of its own
-            (DistributedSampler), then only its initial seed counts.
+            (DistributedSampler), then only its initial seed counts; not even that if the sampler
+            `seeds_samples` (ShardedBatchSampler).
         prefetch_factor: batches made in advance, per worker (default 2). With `num_workers=0` a
             background thread makes them, which overlaps with the training step; code of the data
             set then runs in that thread, and of the random sources only the default generator is
@@ -237,9 +238,15 @@ class DataLoader(Generic[T_co]):
     def _draw_epoch_seed(self) -> int:
         generator = self.generator or default_generator()
         own = getattr(self._seeded_sampler(), "epoch_seed", None)
+        if own is not None and self._seeds_samples():
+            return int(own())
         if own is not None:
             return mix(generator.initial_seed(), own())
         return int(generator.numpy.integers(0, 2**63))
+
+    def _seeds_samples(self) -> bool:
+        """Whether random numbers may depend on the sampler's seed and the sample alone."""
+        return bool(getattr(self._seeded_sampler(), "seeds_samples", False))
 
     def _recipe(self, epoch_seed: int) -> Recipe:
         return Recipe(
@@ -250,6 +257,7 @@ class DataLoader(Generic[T_co]):
             drop_last=self.drop_last,
             by_position=bool(getattr(self._seeded_sampler(), "replacement", False)),
             epoch_seed=epoch_seed,
+            by_sample=self._seeds_samples(),
         )
 
     def _tasks(self, seed: int, resumed: Progress) -> Iterator[Task]:

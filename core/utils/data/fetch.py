@@ -63,6 +63,8 @@ class Recipe:
         by_position: random numbers follow the position in the epoch, not the index: with
             replacement the same index must not get the same augmentation twice.
         epoch_seed: seed of this epoch.
+        by_sample: whatever the user's code draws while it reads a sample follows the sample, too,
+            not the batch.
     """
 
     dataset: Any
@@ -72,6 +74,7 @@ class Recipe:
     drop_last: bool
     by_position: bool
     epoch_seed: int
+    by_sample: bool = False
 
 
 Streams = Callable[[int], AbstractContextManager[None]]
@@ -100,6 +103,9 @@ class _MapFetcher:
         self._whole = recipe.collate_fn is default_collate and is_batchable(recipe.dataset)
         self._items = defines(recipe.dataset, "__getitems__")
         self._isolated = not self._whole or recipe.dataset.needs_random_streams
+        self._each = recipe.by_sample and self._isolated
+        if self._each:
+            self._whole = self._items = False  # read together, samples share a stream
 
     def __call__(self, task: Task) -> Any:
         indices = task.indices if isinstance(task.indices, list) else [task.indices]
@@ -138,7 +144,8 @@ class _MapFetcher:
         try:
             for index, key in zip(indices, keys, strict=True):
                 draws.restart(key)
-                samples.append(dataset[index])
+                with self._streams(mix(key, 2)) if self._each else contextlib.nullcontext():
+                    samples.append(dataset[index])
         except Exception as err:
             err.add_note(f"DataLoader: while reading sample {index!r}")
             raise
