@@ -18,7 +18,7 @@ from ...timeline import active
 from .collate import default_collate, default_convert
 from .dataset import Dataset, IterableDataset, length_of
 from .fetch import EndOfStream, Recipe, Task, make_fetcher
-from .progress import Progress, pass_over
+from .progress import Progress, note_hand_out, pass_over
 from .sampler import (
     BatchSampler,
     RandomSampler,
@@ -362,11 +362,14 @@ class _Epoch:
             task, batch = next(self._source)
         except StopIteration:
             self._progress.finished = True
+            if self._progress.batches == 0:
+                note_hand_out(self._progress)
             raise
         finally:
             if timeline is not None:
                 timeline.end(begin, "batch", "data")
         self._progress.hand_out(task, task.count)
+        note_hand_out(self._progress)
         return batch
 
     def __del__(self) -> None:

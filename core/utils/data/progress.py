@@ -12,6 +12,7 @@ Note [Resume]
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,6 +84,37 @@ class Progress:
                 f"DataLoader.load_state_dict: expected version {VERSION}, came {state['version']}"
             )
         return cls(**{name: state[name] for name in names})
+
+
+class _Thread(threading.local):
+    """Epochs that have handed out a batch in this thread, or have ended without one."""
+
+    def __init__(self) -> None:
+        self.epochs: list[Progress] = []
+
+
+_thread = _Thread()
+
+
+def note_hand_out(progress: Progress) -> None:
+    """Remember that this thread works on batches of an epoch."""
+    epochs = _thread.epochs
+    if not epochs or epochs[-1] is not progress:
+        epochs[:] = [p for p in epochs[-8:] if p is not progress]
+        epochs.append(progress)
+
+
+def take_hand_outs() -> list[Progress]:
+    """The epochs of which this thread got batches since the last call, the latest last.
+
+    Data parallelism asks at every step: where one of them is `finished` later on, this rank has no
+    batch left. At most 9 are remembered.
+    """
+    epochs = _thread.epochs
+    if not epochs:
+        return epochs
+    _thread.epochs = []
+    return epochs
 
 
 def add_to_digest(digest: int, indices: Any) -> int:

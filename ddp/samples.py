@@ -1,0 +1,90 @@
+"""How many samples a rank has seen, and what it counts in the mean.
+
+Stage of the flow: `distributed` counts in forward, `reducer` weighs at the beginning of backward.
+May import: `allgrad`. See Note [Shares] in `reduction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from allgrad import Tensor
+from allgrad.ddp.communicators.base import Array
+from allgrad.nn.utils.rnn import PackedSequence
+
+
+def count_samples(value: Any, dim: int = 0) -> int:
+    """Samples in the arguments of one forward: the size of the first tensor in dimension `dim`.
+
+    Args:
+        value: a tensor, or tuples, lists and dicts of them, searched in order; of a
+            `PackedSequence` the sequences are counted.
+        dim: where samples lie; negative from the end.
+
+    Returns:
+        0 if there is no tensor of enough dimensions.
+
+    Example:
+        >>> import allgrad as ag
+        >>> count_samples(({"scale": 2.0, "image": ag.zeros(5, 3, 8, 8)}, ag.zeros(7)))
+        5
+    """
+    if isinstance(value, Tensor):
+        shape = value.shape
+        return int(shape[dim]) if -len(shape) <= dim < len(shape) else 0
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes._array[0])
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return 0
+    for item in value:
+        count = count_samples(item, dim)
+        if count:
+            return count
+    return 0
+
+
+def shares_of(
+    samples: Sequence[float], stepping: Sequence[int], weighted: bool, initial_size: bool | None
+) -> list[float] | None:
+    """What each rank counts in the mean over the ranks.
+
+    Args:
+        samples: per rank, since its last synchronised backward; 0: not known.
+        stepping: the ranks that make this step; the others count nothing.
+        weighted: by samples, if all that step know theirs; otherwise all count the same.
+        initial_size: None, or where some rank is absent, whether to divide by the number of all
+            ranks (True) or of those that step (False), without regard to samples.
+
+    Returns:
+        A share per rank, or None if all ranks count the same.
+
+    Example:
+        >>> shares_of([5, 3], [0, 1], True, None)
+        [0.625, 0.375]
+        >>> shares_of([5, 0], [0], True, True)
+        [0.5, 0.0]
+    """
+    size = len(samples)
+    absent = len(stepping) < size
+    counts = [0.0] * size
+    by_samples = weighted and all(samples[rank] > 0 for rank in stepping)
+    if absent and initial_size is not None:
+        by_samples = False
+    for rank in stepping:
+        counts[rank] = samples[rank] if by_samples else 1.0
+    total = float(size) if absent and initial_size else sum(counts)
+    shares = [count / total for count in counts]
+    return None if len(set(shares)) == 1 and not absent else shares
+
+
+def scale(array: Array, factor: float) -> None:
+    """Multiply in place; half precision with the factor in single precision."""
+    if array.dtype.itemsize == 2:
+        np.multiply(array, np.float32(factor), out=array, casting="unsafe")
+    else:
+        np.multiply(array, array.dtype.type(factor), out=array)
