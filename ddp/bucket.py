@@ -24,8 +24,9 @@ class Bucket:
         index: position in the order of reduction.
         is_last: whether it is the last one of a backward.
         flat: its gradients, one-dimensional; gaps between them are zero.
-        whole: `flat` and, in the last bucket, the tail behind it (see Note [Tail] in `reducer`).
-        names, params: its parameters, and `views`: their gradients' places in `flat`, same order.
+        whole: `flat` and, in the last bucket, the tail behind it (see Note [Tail] in `tail`).
+        indices, names, params: its parameters; `views`: the places of their gradients in `flat`,
+            in the same order.
         missing: parameters whose gradient is not ready in this backward.
         note: what it is, for messages: "bucket 2 of 5 (fc.bias ... conv1.weight)".
     """
@@ -33,6 +34,7 @@ class Bucket:
     __slots__ = (
         "flat",
         "index",
+        "indices",
         "is_last",
         "missing",
         "names",
@@ -55,6 +57,7 @@ class Bucket:
         start = plan.offset_bytes
         self.whole: Array = memory[start : start + plan.size_bytes].view(plan.dtype)
         self.flat: Array = memory[start : start + plan.gradient_bytes].view(plan.dtype)
+        self.indices = [slot.index for slot in plan.slots]
         self.names = [names[slot.index] for slot in plan.slots]
         self.params = [params[slot.index] for slot in plan.slots]
         ends = dict.fromkeys((self.names[0], self.names[-1]))

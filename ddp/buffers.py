@@ -1,7 +1,7 @@
-"""Buffers of the model (running statistics) follow rank 0: one broadcast, no gathering.
+"""Buffers of the model (running statistics) follow one rank, or become the mean over the ranks.
 
 Stage of the flow: beside `reducer`, which calls this at the end of backward. May import: `plan`,
-`communicators.base`, `allgrad`.
+`samples`, `communicators.base`, `allgrad`.
 
 Note [When buffers follow]
     PyTorch broadcasts rank 0's buffers at the start of every forward. The ranks then wait for each
@@ -13,9 +13,13 @@ Note [When buffers follow]
 
 from __future__ import annotations
 
+import numpy as np
+
 from allgrad import Tensor
-from allgrad.ddp.communicators.base import Array, Communicator, Work, aligned_zeros
+from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp, Work, aligned_zeros
 from allgrad.ddp.plan import aligned
+from allgrad.ddp.samples import scale
+from allgrad.dtypes import DIFFERENTIABLE
 from allgrad.errors import DistributedError
 from allgrad.nn import Module
 from allgrad.tensors import graph
@@ -25,18 +29,23 @@ class BufferSync:
     """All buffers of a module in one flat piece of memory that travels as one.
 
     Args:
-        communicator: whose rank 0 is followed.
+        communicator: of the ranks that hold the same module.
         module: its buffers are moved into the flat memory; values stay.
+        average: whether floating-point buffers become the mean over the ranks, weighted as
+            gradients are; otherwise, and all others, they follow the lowest rank that steps.
     """
 
-    def __init__(self, communicator: Communicator, module: Module) -> None:
+    def __init__(self, communicator: Communicator, module: Module, average: bool = False) -> None:
         self._communicator, self._root = communicator, 0
+        graph.compute_all()
         found = _distinct_buffers(module)
+        if average:  # those of one dtype side by side
+            found.sort(key=lambda at: str(_averaged_dtype(_buffer(*at))))
         sizes = [aligned(_buffer(owner, name)._array.nbytes) for owner, name in found]
         self._flat = aligned_zeros(sum(sizes))
         self._entries: list[tuple[Module, str, Array]] = []
+        ends: dict[np.dtype | None, tuple[int, int]] = {}  # by dtype that is averaged, or None
         start = 0
-        graph.compute_all()
         for (owner, name), size in zip(found, sizes, strict=True):
             tensor = _buffer(owner, name)
             array = tensor._array
@@ -45,32 +54,55 @@ class BufferSync:
             # in-place updates of the buffer now happen in the flat memory
             tensor._array = view
             self._entries.append((owner, name, view))
+            kind = _averaged_dtype(tensor) if average else None
+            ends[kind] = (ends.get(kind, (start, 0))[0], start + size)
             start += size
+        first, last = ends.pop(None, (0, 0))
+        self._followed = self._flat[first:last]
+        self._averaged = [self._flat[a:b].view(kind) for kind, (a, b) in ends.items() if kind]
 
     @staticmethod
     def count(module: Module) -> int:
         """Number of buffers that would travel."""
         return len(_distinct_buffers(module))
 
-    def start(self, root: int = 0) -> Work:
-        """Issue the broadcast of the root's values."""
+    def start(self, root: int = 0, factor: float = 1.0) -> list[Work]:
+        """Issue the collectives.
+
+        Args:
+            root: whose values are taken where nothing is averaged.
+            factor: what this rank's values are multiplied by before the plain mean.
+        """
         self._root = root
-        if self._communicator.rank == root:
-            for owner, name, view in self._entries:
-                array = _buffer(owner, name)._array
-                if array is not view:  # replaced, not updated in place
-                    view[...] = array
-        return self._communicator.broadcast(self._flat, root, async_op=True)
+        communicator = self._communicator
+        for owner, name, view in self._entries:
+            array = _buffer(owner, name)._array
+            if array is not view:  # replaced, not updated in place
+                view[...] = array
+        works = []
+        if self._followed.size:
+            works.append(communicator.broadcast(self._followed, root, async_op=True))
+        for values in self._averaged:
+            if factor != 1.0:
+                scale(values, factor)
+            works.append(communicator.all_reduce(values, ReduceOp.AVG, async_op=True))
+        return works
 
     def finish(self) -> None:
         """The values have arrived: make them the buffers' own."""
-        if self._communicator.rank == self._root:
+        if self._communicator.rank == self._root and not self._averaged:
             return
         for owner, name, view in self._entries:
             tensor = _buffer(owner, name)
             if tensor._array is not view:
                 tensor._array[...] = view
             tensor._bump_version()
+
+
+def _averaged_dtype(tensor: Tensor) -> np.dtype | None:
+    """The dtype whose mean can be taken, or None for integers and booleans."""
+    dtype = tensor._array.dtype
+    return dtype if dtype.kind in DIFFERENTIABLE else None
 
 
 def _buffer(owner: Module, name: str) -> Tensor:

@@ -5,32 +5,27 @@ Stage of the flow: the face of ddp. May import: everything below it in ddp, and 
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from allgrad import Tensor
+from allgrad.autograd import is_grad_enabled
 from allgrad.ddp.buffers import BufferSync
-from allgrad.ddp.communicators.base import Communicator, aligned_zeros
 from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
-from allgrad.ddp.plan import BUCKET_CAP_BYTES, aligned
+from allgrad.ddp.model_check import Watch, check_same_model, take_from
+from allgrad.ddp.plan import BUCKET_CAP_BYTES
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Options, Reducer
+from allgrad.ddp.samples import count_samples
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError, OptionError
 from allgrad.nn import Module
-from allgrad.tensors import graph
 
 _UNUSED = ("report", "error", "ignore")
-
-# One entry per parameter or buffer: (name, shape, dtype, requires_grad).
-_Description = list[tuple[str, tuple[int, ...], str, bool]]
+_BUFFERS = ("broadcast", "average", "none")
 
 
 class DistributedDataParallel(Module):
@@ -38,39 +33,56 @@ class DistributedDataParallel(Module):
 
     On construction the ranks compare their models, then take parameters and buffers of rank 0.
     Gradients lie in buckets that are reduced as soon as they are full; when ``backward()`` returns,
-    every ``param.grad`` holds the same bits on all ranks: the mean of the ranks' gradients. A loss
-    that is a mean over the local batch therefore gives the gradient of the mean over all
-    batches, if the ranks' batches are of one size. Buffers follow rank 0, see Note [When
-    buffers follow].
+    every ``param.grad`` holds the same bits on all ranks: the mean of the ranks' gradients,
+    weighted by their samples. A loss that is a mean over the local batch therefore gives the
+    gradient of the mean over all batches together, of whatever sizes. Samples are counted in
+    forward: the first dimension of the first tensor among its arguments.
 
     With one rank, nothing is installed: forward calls the module, backward is the module's own.
 
+    What may differ between ranks: the sizes of batches (see above); which parameters take part in
+    the loss (one without gradient counts as zero there; without gradient on any rank, its grad
+    stays as it is; this is reported once); the number of batches, if they come from a `DataLoader`
+    (a rank without serves the others' steps and takes over their state, see `join`). What must
+    not differ is an error on all ranks, by name: the model, the parameters that require grad, the
+    calls of backward and of `no_sync`.
+
+    Parameters that are added or thawed later are noticed in the next forward in training mode, and
+    buckets are cut for them in the backward after it; frozen ones keep their place. Averaged
+    gradients have no graph: for gradients of gradients use ``autograd.grad(...,
+    create_graph=True)``, which averages nothing, then ``backward()``.
+
     Differences to PyTorch: `state_dict` and `load_state_dict` are the wrapped module's own (no
-    ``module.`` prefix), so a checkpoint fits the module with and without the wrapper; a parameter
-    without gradient is an error of the same backward, on all ranks, with names; `no_sync` acts
-    on the backward calls inside it, wherever their forward ran; ``gradient_as_bucket_view``
-    defaults to True. Parameters added, or thawed, after construction are not reduced.
+    ``module.`` prefix), so a checkpoint fits the module with and without the wrapper; `no_sync`
+    acts on the backward calls inside it, wherever their forward ran; ``gradient_as_bucket_view``
+    defaults to True; buffers follow at the end of backward, see Note [When buffers follow].
 
     Args:
-        module: the local model; its trainable parameters must be the same on all ranks.
+        module: the local model; it must be the same on all ranks.
         device_ids: None; modules live on the CPU.
         output_device: None.
-        dim: accepted for PyTorch scripts, without meaning.
-        broadcast_buffers: whether buffers follow rank 0.
+        dim: the dimension in which samples are counted, for `weighted_mean`.
+        broadcast_buffers: False leaves buffers to each rank.
         init_sync: whether to take parameters and buffers of rank 0 at construction.
         process_group: default: the group of `init_process_group`.
-        bucket_cap_mb: MiB of gradients per bucket; the first bucket has 1 MiB at most.
-        find_unused_parameters: let a parameter without gradient on some rank count as zero
-        there; if
-            no rank has one, its grad stays as it is.
+        bucket_cap_mb: MiB of gradients per bucket; the first bucket has 1 MiB at most; 0 gives
+            every parameter a bucket of its own.
+        find_unused_parameters: True silences the report of unused parameters.
         check_reduction: accepted for PyTorch scripts, without meaning.
         gradient_as_bucket_view: ``param.grad`` lies in the bucket (no copy); else it is copied.
-        static_graph: accepted for PyTorch scripts; allows unused parameters, as there.
+        static_graph: promise that every step uses the same parameters; breaking it is an error.
+        delay_all_reduce_named_params: (name, parameter) pairs to reduce after all others.
+        param_to_hook_all_reduce: accepted with the former, as in PyTorch; all others come first.
+        unused_parameters: "report" them once (a warning of the logger "allgrad.ddp"), "ignore"
+            them, or take them for an "error".
+        weighted_mean: False lets all ranks count the same, as PyTorch does.
+        buffer_sync: "broadcast" (the values of the lowest rank that steps, the default), "average"
+            (the weighted mean of floating-point buffers) or "none".
 
     Raises:
         DistributedError: no process group; no parameter requires grad; ranks hold different models
-            (names the first difference and its ranks); already wrapped.
-        OptionError: device_ids or output_device given, or bucket_cap_mb not above 0.
+            or options (names the first difference and its ranks); already wrapped.
+        OptionError: an argument that is not allowed; the message lists what is.
 
     Example:
         >>> import allgrad.nn as nn
@@ -96,8 +108,12 @@ class DistributedDataParallel(Module):
         check_reduction: bool = False,
         gradient_as_bucket_view: bool = True,
         static_graph: bool = False,
+        delay_all_reduce_named_params: Sequence[tuple[str, Tensor]] | None = None,
+        param_to_hook_all_reduce: Tensor | None = None,
         *,
         unused_parameters: str = "report",
+        weighted_mean: bool = True,
+        buffer_sync: str | None = None,
     ) -> None:
         super().__init__()
         if device_ids or output_device is not None:
@@ -109,48 +125,82 @@ class DistributedDataParallel(Module):
             raise OptionError(f"bucket_cap_mb={bucket_cap_mb!r}: expected a number, 0 or above")
         if unused_parameters not in _UNUSED:
             raise OptionError.unknown("unused_parameters", unused_parameters, _UNUSED)
+        if buffer_sync is not None and buffer_sync not in _BUFFERS:
+            raise OptionError.unknown("buffer_sync", buffer_sync, _BUFFERS)
+        if (delay_all_reduce_named_params is None) != (param_to_hook_all_reduce is None):
+            raise OptionError(
+                "delay_all_reduce_named_params and param_to_hook_all_reduce: give both or none"
+            )
         if find_unused_parameters and unused_parameters == "report":
             unused_parameters = "ignore"
         self.module = module
         self.process_group = process_group if process_group is not None else default_group()
+        self._dim = dim
         self._reducer: Reducer | None = None
-        trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        _check_trainable(self.process_group, trainable)
+        watch = Watch(module)
+        _check_trainable(self.process_group, watch.trainable)
         if self.process_group.size == 1:
             return
-        self.process_group.meet()
-        communicator = self.process_group.communicator
-        _check_same_model(communicator, module)
-        if init_sync:
-            _take_from_root(communicator, module)
-        buffers = None
-        if broadcast_buffers and BufferSync.count(module):
-            buffers = BufferSync(communicator, module)
         cap = BUCKET_CAP_BYTES if bucket_cap_mb is None else int(bucket_cap_mb * (1 << 20))
-        self._reducer = Reducer(
-            Gate.of(self.process_group),
-            type(module).__name__,
-            [name for name, _ in trainable],
-            [p for _, p in trainable],
-            Options(
-                as_view=gradient_as_bucket_view,
-                cap_bytes=cap,
-                unused=unused_parameters,
-            ),
-            buffers,
+        options = Options(
+            as_view=gradient_as_bucket_view,
+            cap_bytes=cap,
+            unused=unused_parameters,
+            weighted=weighted_mean,
+            static=static_graph,
+            delayed=tuple(name for name, _ in delay_all_reduce_named_params or ()),
+            buffers=buffer_sync or ("broadcast" if broadcast_buffers else "none"),
         )
+        self._connect(options, init_sync, watch)
+
+    def _connect(self, options: Options, init_sync: bool, watch: Watch) -> None:
+        """Collective. Compare and take over the model, then install the hooks."""
+        module, communicator = self.module, self.process_group.communicator
+        self.process_group.meet()
+        check_same_model(communicator, module, options)
+        if init_sync:
+            take_from(communicator, module)
+        buffers = None
+        if options.buffers != "none" and BufferSync.count(module):
+            buffers = BufferSync(communicator, module, options.buffers == "average")
+        gate = Gate.of(self.process_group)
+        self._watch = watch
+        self._reducer = Reducer(gate, module, watch.trainable, options, buffers)
         # the hooks must not outlive the wrapper: the module may be wrapped again, or used alone
         weakref.finalize(self, self._reducer.close).atexit = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the wrapped module; no communication."""
+        """Call the wrapped module.
+
+        There is no communication, except in training mode where a `DataLoader` has ended since the
+        last step: there all ranks meet, so that the new epoch begins with the same bits.
+        """
+        reducer = self._reducer
+        if reducer is not None and is_grad_enabled():
+            if self.training:
+                reducer.gate.enter_forward()
+                if self._watch.changed():
+                    reducer.adopt(self._watch.trainable)
+                reducer.samples += count_samples((args, kwargs), self._dim)
+            else:
+                reducer.samples_in_eval += count_samples((args, kwargs), self._dim)
         return self.module(*args, **kwargs)
+
+    def count_samples(self, count: int) -> None:
+        """Let this rank's next synchronised backward count as so many samples, whatever was seen.
+
+        For models whose samples do not lie in one dimension, or losses that are means over
+        something else, such as tokens. All ranks must call it for the same steps.
+        """
+        if self._reducer is not None:
+            self._reducer.given_samples = count
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Let backward calls inside accumulate on each rank alone.
 
-        The next backward outside reduces the sum. All ranks must do this for the same steps.
+        The next backward outside reduces the sum. All ranks must do this for the same backward
+        calls; if they do not, the next synchronised backward is an error on all ranks.
         """
         reducer = self._reducer
         if reducer is None:
@@ -161,6 +211,41 @@ class DistributedDataParallel(Module):
             yield
         finally:
             reducer.synchronise = before
+
+    @contextmanager
+    def join(
+        self,
+        divide_by_initial_world_size: bool | None = None,
+        enable: bool = True,
+        throw_on_early_termination: bool = False,
+    ) -> Iterator[None]:
+        """Put around a training loop in which ranks may have different numbers of batches.
+
+        Loops over a `DataLoader` need no context: a rank whose loader has ended serves the others'
+        steps wherever it next meets them, see Note [Join] in ``ddp/join.py``. This is for data from
+        elsewhere, and for the options.
+
+        Args:
+            divide_by_initial_world_size: while ranks are absent, divide the sum of gradients by
+                the number of all ranks (True, PyTorch's default) or of those that step (False).
+                Default: by samples, as ever.
+            enable: False makes this context do nothing.
+            throw_on_early_termination: raise DistributedError on all ranks as soon as one rank has
+                come to the end.
+        """
+        reducer = self._reducer
+        if reducer is None or not enable:
+            yield
+            return
+        gate = reducer.gate
+        before = gate.throwing, reducer.divide_by_initial
+        gate.throwing = gate.throwing or throw_on_early_termination
+        reducer.divide_by_initial = divide_by_initial_world_size
+        try:
+            yield
+            gate.end_join()
+        finally:
+            gate.throwing, reducer.divide_by_initial = before
 
     def register_comm_hook(self, state: object, hook: CommHook) -> None:
         """Let ``hook(state, bucket)`` average the gradients from now on; once per wrapper.
@@ -231,58 +316,3 @@ def _check_trainable(group: ProcessGroup, trainable: Sequence[tuple[str, Tensor]
                 f"{group.where} parameter {name!r} belongs to a DistributedDataParallel already; "
                 "wrap the module once"
             )
-
-
-def _describe(module: Module) -> _Description:
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return [(name, tuple(t.shape), t.dtype.name, t.requires_grad) for name, t in named]
-
-
-def _check_same_model(communicator: Communicator, module: Module) -> None:
-    """Compare digests first; only if they differ send the descriptions, to name the difference."""
-    mine = _describe(module)
-    digest = np.frombuffer(hashlib.sha256(pickle.dumps(mine, protocol=5)).digest(), np.uint8)
-    digests = communicator.all_gather(digest)
-    if (digests == digests[0]).all():
-        return
-    descriptions = communicator.all_gather_object(mine)
-    longest = max(len(d) for d in descriptions)
-    for position in range(longest):
-        entries = [d[position] if position < len(d) else None for d in descriptions]
-        if any(entry != entries[0] for entry in entries):
-            break
-    groups: dict[Any, list[int]] = {}
-    for rank, entry in enumerate(entries):
-        groups.setdefault(entry, []).append(rank)
-    told = "; ".join(f"rank {', '.join(map(str, r))}: {_entry_text(e)}" for e, r in groups.items())
-    raise DistributedError(
-        f"{communicator.where} ranks hold different models; first difference, at parameter or "
-        f"buffer {position}: {told}. Build the same module on every rank"
-    )
-
-
-def _entry_text(entry: tuple[str, tuple[int, ...], str, bool] | None) -> str:
-    if entry is None:
-        return "none, the model ends before it"
-    name, shape, dtype, requires_grad = entry
-    return f"{name!r} of shape {shape}, {dtype}, requires_grad={requires_grad}"
-
-
-def _take_from_root(communicator: Communicator, module: Module) -> None:
-    """Broadcast parameters and buffers of rank 0 in one piece."""
-    graph.compute_all()
-    tensors = [*module.parameters(), *module.buffers()]
-    flat = aligned_zeros(sum(aligned(t._array.nbytes) for t in tensors))
-    start = 0
-    places = []
-    for tensor in tensors:
-        array = tensor._canonical()
-        view = flat[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-        view[...] = array
-        places.append((tensor, array, view))
-        start += aligned(array.nbytes)
-    communicator.broadcast(flat, 0)
-    if communicator.rank != 0:
-        for tensor, array, view in places:
-            array[...] = view
-            tensor._bump_version()

@@ -24,6 +24,7 @@ Note [Order of collectives]
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,10 +34,13 @@ from typing import Protocol
 import numpy as np
 
 from allgrad.autograd.engine import backward_is_running
+from allgrad.ddp import whereabouts
 from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp
 from allgrad.ddp.process_group import ProcessGroup
-from allgrad.ddp.whereabouts import caller
 from allgrad.errors import DistributedError
+from allgrad.utils.data.progress import Progress, take_hand_outs
+
+_log = logging.getLogger("allgrad.ddp")
 
 
 class Kind(IntEnum):
@@ -82,6 +86,10 @@ class Header:
         data = self.rows.tobytes()
         return data == data[: COLUMNS * 8] * len(self.rows)
 
+    def ranks(self, kind: Kind) -> list[int]:
+        """The ranks whose row is of the kind."""
+        return [rank for rank, k in enumerate(self.rows[:, KIND].tolist()) if k == kind]
+
 
 class Model(Protocol):
     """What the gate knows of a wrapped model's reducer."""
@@ -100,21 +108,33 @@ class Model(Protocol):
     def explain(self, rows: Array, stepping: list[int]) -> None:
         """Collective of all ranks. Raise if the rows of ranks that step do not go together."""
 
+    def take_over(self, root: int) -> None:
+        """Collective. Take all that training has changed from the root."""
+
 
 class Gate:
     """The meetings of one process group; calling it is a meeting before a user's collective.
 
     Attributes:
-        served: per rank, how many steps the others have made without it.
+        joining: whether this rank has come to the end of an explicit `join`.
+        throwing: whether a rank without batches is an error (see `DistributedDataParallel.join`).
     """
 
     def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
-        self.served = [0] * communicator.size
+        self.joining = self.throwing = False
         self._models: list[weakref.ref[Model]] = []
         self._active: deque[Model] = deque()
         self._running = 0
         self._epilogues: list[Callable[[], None]] = []
+        self._feed: list[Progress] = []  # the epochs that this rank's last step came from
+        self._empty = False  # its epochs had no batch at all
+        self._trained = False
+        # The same on all ranks: per model, how many steps each rank has not made since all met;
+        # per rank, how many it may make alone because others made theirs without it.
+        self._missing: dict[int, list[int]] = {}
+        self._lag = [0] * communicator.size
+        self._reported = False
 
     @classmethod
     def of(cls, group: ProcessGroup) -> Gate:
@@ -135,6 +155,7 @@ class Gate:
 
     def begin(self, model: Model) -> None:
         """A synchronised backward of the model has begun."""
+        self._note_feed()
         self._active.append(model)
         self._running += 1
         self.advance()
@@ -168,64 +189,72 @@ class Gate:
         self._epilogues.clear()
         self._running = 0
 
+    # ---- what ranks may do at the same time ------------------------------------------------
+
     def judge(self, header: Header) -> None:
         """Raise on all ranks if what they are about to do does not go together."""
-        rows = header.rows
-        if header.uniform and rows[0, KIND] == Kind.STEP:
+        if header.uniform:
             return
-        table = rows.tolist()
-        stepping = [rank for rank, row in enumerate(table) if row[KIND] == Kind.STEP]
+        stepping = header.ranks(Kind.STEP)
         if not stepping:
             return
+        table = header.rows.tolist()
         if len({table[rank][MODEL] for rank in stepping}) > 1:
             self.fail(
                 "ranks run backward of different models",
-                "every rank must call backward on the same models in the same order",
+                "call backward on the same models in the same order on every rank",
             )
-        self._judge_absent(table, stepping)
-        model = self._model(int(table[stepping[0]][MODEL]))
-        model.explain(rows, stepping)
+        number = int(table[stepping[0]][MODEL])
+        if len(stepping) < len(table):
+            self._judge_absent(table, stepping, number)
+        model = self._model(number)
+        model.explain(header.rows, stepping)
 
-    def _judge_absent(self, table: list[list[float]], stepping: list[int]) -> None:
+    def _judge_absent(self, table: list[list[float]], stepping: list[int], number: int) -> None:
         absent = [rank for rank in range(len(table)) if rank not in stepping]
-        others_lag = all(self.served[rank] for rank in stepping)
+        names = _ranks(absent)
+        if any(int(table[rank][FLAGS]) & THROW for rank in stepping):
+            self.fail(
+                f"{names} has no batch left, and join(throw_on_early_termination=True) asked for "
+                "an error",
+                "give every rank the same number of batches",
+            )
+        catching_up = all(self._lag[rank] for rank in stepping)
+        if not catching_up and not all(int(table[rank][FLAGS]) & MAY_JOIN for rank in absent):
+            self.fail(
+                f"{names} makes no further step while {_ranks(stepping)} trains on",
+                "make the same number of steps on every rank. A rank whose DataLoader ended "
+                "before the others' would be waited for, but this one's has not ended; with data "
+                "from elsewhere, put the training loop into `with model.join():`",
+            )
+        for rank in stepping:
+            self._lag[rank] -= catching_up
+        missing = self._missing.setdefault(number, [0] * len(table))
         for rank in absent:
-            if not (int(table[rank][FLAGS]) & MAY_JOIN or others_lag):
-                self.fail(
-                    f"rank {rank} is done with training steps while others are not",
-                    "all ranks must make the same steps. A rank whose DataLoader ends before the "
-                    "others' is waited for by itself; without a DataLoader, put the loop into "
-                    "`with model.join():`",
-                )
-        for rank in absent:
-            self.served[rank] += 1
+            missing[rank] += 1
+            self._lag[rank] += 1
 
     def fail(self, what: str, fix: str) -> None:
         """Collective. Raise on every rank, saying where each of them is."""
-        places = self.communicator.all_gather_object(self._whereabouts())
+        if self._active:
+            mine = f"is in backward of {self._active[0].label} at {whereabouts.line()}"
+        else:
+            mine = whereabouts.whereabouts()
+        mine += f" (step {self.communicator.step})"
+        self.communicator.note = "what each rank does"
+        places = self.communicator.all_gather_object(mine)
+        self.communicator.note = ""
         where = "; ".join(f"rank {rank} {place}" for rank, place in enumerate(places))
         self.abandon()
-        raise DistributedError(f"{self.communicator.where} {what}: {where}. Fix: {fix}")
-
-    def _whereabouts(self) -> str:
-        name, place = caller()
-        if self._active:
-            return f"is in backward of {self._active[0].label}, step {self._step}, at {place}"
-        return f"called {name}() at {place}" if name else f"is at {place}"
-
-    @property
-    def _step(self) -> int:
-        return self.communicator.step
+        raise DistributedError(f"{self.communicator.where} {what}: {where}. To fix it, {fix}")
 
     def _model(self, number: int) -> Model:
         model = self._models[number - 1]()
         if model is None:
-            self.fail(
-                f"backward of model {number}, which no longer exists on rank "
-                f"{self.communicator.rank}",
-                "keep the DistributedDataParallel as long as other ranks train it",
+            raise DistributedError(
+                f"{self.communicator.where} other ranks train wrapped model {number}, of which "
+                "nothing is left here; keep the DistributedDataParallel on every rank"
             )
-        assert model is not None
         return model
 
     # ---- meetings --------------------------------------------------------------------------
@@ -234,24 +263,82 @@ class Gate:
         """Before a collective of the user's: serve the ranks that still make steps."""
         if backward_is_running():
             self.fence()
-            return
-        if self._active:
-            return  # left behind by a backward that raised; whatever comes says so
-        self._meet(Kind.USER)
+        elif not self._active:  # else a backward has raised; whatever comes next says so
+            self._meet(Kind.USER)
+
+    def end_join(self) -> None:
+        """This rank has come to the end of an explicit join."""
+        before, self.joining = self.joining, True
+        try:
+            self._meet(Kind.USER)
+        finally:
+            self.joining = before
+
+    def enter_forward(self) -> None:
+        """A forward whose gradient may be wanted: where a new epoch begins, ranks meet."""
+        for epoch in self._feed:
+            if not epoch.finished:
+                continue
+            if backward_is_running():  # computed again, for a checkpointed region
+                return
+            self._meet(Kind.EPOCH)
+            break
+        self._note_feed()
+
+    def _note_feed(self) -> None:
+        self._trained = True
+        # an epoch that has ended already was of an evaluation
+        fresh = [epoch for epoch in take_hand_outs() if not epoch.finished]
+        if fresh:
+            self._feed = fresh
 
     def _meet(self, kind: Kind) -> None:
+        """Serve the steps of others until none is left."""
+        step = self.communicator.step
         while True:
-            row = [float(kind), 0, 0, 0, 0, 0, MAY_JOIN if self._may_join() else 0]
-            header = Header(self.communicator, row)
+            flags = MAY_JOIN if kind is Kind.EPOCH or self._may_join() else 0
+            header = Header(self.communicator, [kind, 0, 0, 0, 0, 0, flags])
             header.arrived(wait=True)
             self.judge(header)
-            kinds = header.rows[:, KIND]
-            if (kinds == Kind.STEP).any():
-                number = int(header.rows[kinds == Kind.STEP, MODEL][0])
-                self._model(number).serve(header)
+            stepping = header.ranks(Kind.STEP)
+            if stepping:
+                self._running += 1
+                self._model(int(header.rows[stepping[0], MODEL])).serve(header)
                 continue
-            if kind is Kind.EPOCH or (kinds == Kind.USER).all():
-                return
+            self._feed = [epoch for epoch in self._feed if not epoch.finished]
+            if self._missing:
+                self._even_out()
+            if kind is Kind.EPOCH or len(header.ranks(Kind.USER)) == len(header.rows):
+                break
+        self.communicator.step = max(step, self.communicator.step)
 
     def _may_join(self) -> bool:
-        return False
+        if not self._trained and not self._empty:
+            self._empty = any(epoch.finished and not epoch.batches for epoch in take_hand_outs())
+        return self.joining or self._empty or any(epoch.finished for epoch in self._feed)
+
+    def _even_out(self) -> None:
+        """Collective. All have met after steps that some have not made: see Note [Join]."""
+        missing, self._missing = self._missing, {}
+        for number, counts in sorted(missing.items()):
+            fewest = min(counts)
+            model = self._model(number)
+            if not self._reported and self.communicator.rank == 0:
+                short = ", ".join(
+                    f"rank {rank}: {count - fewest}"
+                    for rank, count in enumerate(counts)
+                    if count > fewest
+                )
+                _log.warning(
+                    "%s: ranks had different numbers of batches; fewer steps than the others made "
+                    "%s. They took part with nothing, and took over parameters and optimizer "
+                    "state. Reported once",
+                    model.label,
+                    short,
+                )
+            model.take_over(counts.index(fewest))
+        self._reported = True
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))

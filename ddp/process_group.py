@@ -48,6 +48,7 @@ class ProcessGroup:
         self.rank, self.size = communicator.rank, communicator.size
         self.meetings: list[Callable[[], None]] = []
         self._hooks: failure.FailureHooks | None = None
+        self._open = True
 
     @property
     def where(self) -> str:
@@ -65,11 +66,19 @@ class ProcessGroup:
             self.communicator.abort,
             rank=self.rank,
             size=self.size,
-            on_leave=self.communicator.leave,
+            on_leave=self.leave,
         )
+
+    def leave(self) -> None:
+        """This rank's program has ended: serve those that still make steps, then say so."""
+        if self._open:
+            self.meet()
+        self.communicator.leave()
 
     def close(self) -> None:
         """Collective. Give the communicator back and restore the hooks."""
+        self.meet()
+        self._open = False
         self.communicator.close()
         if self._hooks is not None:
             self._hooks.uninstall()
@@ -144,6 +153,8 @@ def init_process_group(
     _set_default(group)
     if group.size > 1 and threads is None:
         group.install_failure_hooks()
+    if threads is not None:
+        _belongings(threads).setdefault("leaving", []).append(group.leave)
     _log.debug("%s joined by communicator %s", group.where, group.communicator.name)
 
 

@@ -16,6 +16,7 @@ collectives] in `gate`.
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from allgrad.ddp.bucket import Bucket, attach, detach
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Array, ReduceOp, Work
 from allgrad.ddp.gate import Gate, Header
+from allgrad.ddp.join import take_over
+from allgrad.ddp.model_check import first_difference
 from allgrad.ddp.plan import (
     BUCKET_CAP_BYTES,
     FIRST_BUCKET_CAP_BYTES,
@@ -38,10 +41,13 @@ from allgrad.ddp.plan import (
     total_bytes,
 )
 from allgrad.ddp.reduction import MeanReduction, Reduction
+from allgrad.ddp.samples import scale, shares_of
 from allgrad.ddp.tail import Tail, Unused
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError
 from allgrad.moments import moment
+from allgrad.nn import Module
+from allgrad.tensors.gradients import RemovableHandle
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Options:
         weighted: whether ranks count by their samples.
         static: whether the set of used parameters may not change.
         delayed: names of parameters that are reduced last.
+        buffers: "broadcast", "average" or "none".
     """
 
     as_view: bool = True
@@ -63,7 +70,8 @@ class Options:
     unused: str = "report"
     weighted: bool = True
     static: bool = False
-    delayed: frozenset[str] = frozenset()
+    delayed: tuple[str, ...] = ()
+    buffers: str = "broadcast"
 
 
 class Reducer:
@@ -71,60 +79,74 @@ class Reducer:
 
     Args:
         gate: of a group of at least two ranks.
-        label: what the model is called in messages.
-        names, params: what takes part, in the same order on all ranks.
+        module: the wrapped one.
+        named_params: what takes part, in the same order on all ranks.
         options: see `Options`.
         buffers: what follows at the end of backward, or None.
 
     Attributes:
+        gate: as given.
         reduction: how one bucket becomes its mean over the ranks; may be replaced between steps.
         synchronise: whether backward runs reduce; switched off by `no_sync`.
         steps: synchronised backward runs so far, those that only other ranks made included.
-        samples: that forward has seen since the last synchronised backward.
-        absent_count: see `DistributedDataParallel.join`.
+        samples, samples_in_eval: that forward has seen since the last synchronised backward, in
+            training and in eval mode; the latter count where there are none of the former.
+        given_samples: counts instead of what forward has seen, once.
+        divide_by_initial: see `DistributedDataParallel.join`; None outside of it.
     """
 
     def __init__(
         self,
         gate: Gate,
-        label: str,
-        names: Sequence[str],
-        params: Sequence[Tensor],
+        module: Module,
+        named_params: Sequence[tuple[str, Tensor]],
         options: Options,
         buffers: BufferSync | None = None,
     ) -> None:
         self.synchronise = True
+        self.divide_by_initial: bool | None = None
         self._communicator = gate.communicator
         self.reduction: Reduction = MeanReduction(self._communicator)
         self.timer = CommunicationTimer()
-        self.steps, self.samples = 0, 0
-        self._gate, self._options, self._buffers = gate, options, buffers
+        self.steps = self.samples = self.samples_in_eval = 0
+        self._module = module
+        self.gate, self._options, self._buffers = gate, options, buffers
+        self.given_samples: float | None = None
+        self._handles: list[RemovableHandle] = []
+        self._params: list[Tensor] = []
         self._number = gate.register(self)
-        self.label = f"{label} (model {self._number})"
+        self.label = f"{type(module).__name__} (wrapped model {self._number})"
         self._runs = 0  # backward runs since the last synchronised one
         self._local_run = False
         self._running = False
         self._header: Header | None = None
-        self._shares: list[float] | None = None
-        self._use(names, params)
+        self._stepping: list[int] = []  # the ranks that make this step
+        self._factor = 1.0  # by which this rank's gradients are multiplied, see Note [Shares]
+        self._serving = False  # a step that only others make
+        self.adopt(named_params)
+        self._allocate()
 
-    def _use(self, names: Sequence[str], params: Sequence[Tensor]) -> None:
-        """Collective. Cut buckets for these parameters and watch them."""
-        self._names, self._params = list(names), list(params)
-        self._specs = [
-            Parameter(name, tuple(p.shape), p._array.dtype)
-            for name, p in zip(self._names, self._params, strict=True)
-        ]
+    def adopt(self, named_params: Sequence[tuple[str, Tensor]]) -> None:
+        """Watch these parameters from now on; the next backward cuts new buckets for them."""
+        self.close()
+        self._names = [name for name, _ in named_params]
+        self._params = [p for _, p in named_params]
+        self._specs = [Parameter(name, tuple(p.shape), p._array.dtype) for name, p in named_params]
+        self._identity = zlib.crc32(repr(self._specs).encode())
         self._arrived = [False] * len(self._params)
         self._order: list[int] = []
         self._unused = Unused(self._names, self._options.unused, self._options.static)
-        plans = self._plan(None)
-        self._memory = self._communicator.allocate(total_bytes(plans))
-        self._build(plans)
+        self._buckets: list[Bucket] = []
         self._handles = [
             p.register_post_accumulate_grad_hook(partial(self._on_ready, i))
             for i, p in enumerate(self._params)
         ]
+
+    def _allocate(self) -> None:
+        """Collective. Cut buckets in the order of registration."""
+        plans = self._plan(None)
+        self._memory = self._communicator.allocate(total_bytes(plans))
+        self._build(plans)
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -191,7 +213,7 @@ class Reducer:
         bucket.missing -= 1
         if bucket.missing == 0 or self._pending or self._header is not None:
             begin = perf_counter()
-            self._gate.advance()
+            self.gate.advance()
             self._progress()
             self.timer.in_backward_s += perf_counter() - begin
 
@@ -203,18 +225,38 @@ class Reducer:
         queue_callback(self._finish)
         self._runs += 1
         self._reset()
-        self._gate.begin(self)
+        self.gate.begin(self)
+        if not self._buckets:
+            self._begin_with_new_parameters()
+
+    def _begin_with_new_parameters(self) -> None:
+        """Collective. All ranks see others than before: cut buckets for them, then go on."""
+        self.gate.fence()
+        if not self._started:
+            raise DistributedError(
+                f"{self._communicator.where} parameters of {self.label} were added or thawed "
+                "before a backward that runs through several wrapped models; run the first "
+                "backward after such a change through one of them alone"
+            )
 
     def _reset(self) -> None:
         self.steps += 1
         self._communicator.step = self.steps
         self._running, self._started = True, False
         self._arrived = [False] * len(self._params)
+        self._frozen = bytes(not p._requires_grad for p in self._params)
         self._order.clear()
         self._next = 0
         self._pending: deque[tuple[Work, float]] = deque()
+        self._count_missing()
+
+    def _count_missing(self) -> None:
         for bucket in self._buckets:
             bucket.missing = len(bucket.params)
+        if any(self._frozen):  # they will not come; those who wait behind them need not wait
+            for index, frozen in enumerate(self._frozen):
+                if self._buckets and frozen:
+                    self._place[index][0].missing -= 1
 
     def _collect(self, param: Tensor, view: Array) -> None:
         """Bring the gradient into the bucket, unless the engine has written it there."""
@@ -234,7 +276,7 @@ class Reducer:
             if not self._header.arrived(wait):
                 return False
             header, self._header = self._header, None
-            self._gate.judge(header)
+            self.gate.judge(header)
             self._start(header)
         self._launch_full_buckets()
         return self._next == len(self._buckets)
@@ -244,31 +286,81 @@ class Reducer:
             self._launch()
 
     def _row(self) -> list[float]:
-        return [gates.Kind.STEP, self._number, self._runs, self.samples, self.steps, 0, 0]
+        structure = zlib.crc32(self._frozen, self._identity)
+        flags = gates.THROW if self.gate.throwing else 0
+        samples = self.given_samples
+        if samples is None:
+            samples = self.samples or self.samples_in_eval
+        return [gates.Kind.STEP, self._number, self._runs, samples, self.steps, structure, flags]
 
     def _start(self, header: Header) -> None:
         """All ranks have begun: decide what each counts."""
         self._started = True
-        self._runs, self.samples = 0, 0
-        self._shares = None
-        self.reduction.start(self._shares)
+        shares, size = None, self._communicator.size
+        if header.uniform:
+            self._stepping = list(range(size))
+        else:
+            self._stepping = header.ranks(gates.Kind.STEP)
+            samples = header.rows[:, gates.SAMPLES].tolist()
+            shares = shares_of(
+                samples, self._stepping, self._options.weighted, self.divide_by_initial
+            )
+        self._factor = 1.0 if shares is None else size * shares[self._communicator.rank]
+        if not self._serving:
+            self._runs = self.samples = self.samples_in_eval = 0
+            self.given_samples = None
+        if not self._buckets:
+            self._allocate()
+            self._count_missing()
+        self.reduction.start(shares)
 
     def _launch(self) -> None:
         bucket = self._buckets[self._next]
         self._next += 1
-        communicator, carried = self._communicator, self.reduction.carries_tail
-        if bucket.is_last:
-            self._tail.write(self._arrived, changed=False)
+        communicator = self._communicator
         communicator.note = bucket.note
+        if self._serving:
+            bucket.flat[...] = 0
+        else:
+            self._take_in_missing(bucket)
+            if self._factor != 1.0 and not self.reduction.weighs:
+                scale(bucket.flat, self._factor)
+        if bucket.is_last:
+            self._write_tail()
         self._track(self.reduction.reduce(bucket))
         if bucket.is_last:
-            if not carried:
-                communicator.note = "tail of the last bucket"
-                self._track(communicator.all_reduce(self._tail.array, ReduceOp.AVG, async_op=True))
-            if self._buffers is not None:
-                communicator.note = "buffers"
-                self._track(self._buffers.start())
+            self._launch_rest()
         communicator.note = ""
+
+    def _take_in_missing(self, bucket: Bucket) -> None:
+        """Gradients that have not arrived are zero, or what was accumulated before."""
+        arrived = self._arrived
+        for place, index in enumerate(bucket.indices):
+            if not arrived[index]:
+                param, view = bucket.params[place], bucket.views[place]
+                if param.grad is None:
+                    view[...] = 0
+                else:
+                    self._collect(param, view)
+
+    def _write_tail(self) -> None:
+        if self._serving:
+            self._tail.write([False] * len(self._params), changed=False)
+            return
+        # a frozen parameter lacks nothing
+        used = [a or bool(f) for a, f in zip(self._arrived, self._frozen, strict=True)]
+        self._tail.write(used, changed=self._unused.has_changed(used))
+
+    def _launch_rest(self) -> None:
+        """What goes with the last bucket."""
+        communicator = self._communicator
+        if not self.reduction.carries_tail:
+            communicator.note = "tail of the last bucket"
+            self._track(communicator.all_reduce(self._tail.array, ReduceOp.AVG, async_op=True))
+        if self._buffers is not None:
+            communicator.note = "buffers"
+            for work in self._buffers.start(self._stepping[0], self._factor):
+                self._track(work)
 
     def _track(self, work: Work) -> None:
         self.timer.collectives += 1
@@ -284,21 +376,12 @@ class Reducer:
 
     def _finish(self) -> None:
         begin = perf_counter()
-        self._take_in_unused()
         if self._next < len(self._buckets):
-            self._gate.advance(wait=True)
+            self.gate.fence()  # the header may not have come before
+            for bucket in self._buckets:
+                bucket.missing = 0
+            self.gate.fence()
         self._complete(begin)
-
-    def _take_in_unused(self) -> None:
-        for index, arrived in enumerate(self._arrived):
-            if arrived:
-                continue
-            param, (bucket, view) = self._params[index], self._place[index]
-            if param.grad is None:
-                view[...] = 0
-            else:
-                self._collect(param, view)
-            bucket.missing = 0
 
     def _complete(self, begin: float) -> None:
         """Wait for all collectives of this backward and put the results where they belong."""
@@ -310,8 +393,9 @@ class Reducer:
         if self._buffers is not None:
             self._buffers.finish()
         self.timer.end_step(exposed_s=perf_counter() - begin)
-        self._give_back()
-        self._gate.finish(self._epilogue)
+        if not self._serving:
+            self._give_back()
+        self.gate.finish(self._epilogue)
 
     def _give_back(self) -> None:
         """Give the gradients back where they live outside of the buckets, or were missing."""
@@ -325,13 +409,16 @@ class Reducer:
             return
         for index, used in enumerate(self._tail.used_by()):
             param = self._params[index]
-            if used and param.grad is None:
+            if used and param.grad is None and not self._frozen[index]:
                 view = self._place[index][1]
                 param.grad = Tensor(view if as_view else view.copy())
 
     def _epilogue(self) -> None:
         """Collective. Act on the tail, which is the same on all ranks."""
-        order = self._unused.look(self._tail, self._arrived, self._order, self._communicator)
+        used = [
+            self._serving or a or bool(f) for a, f in zip(self._arrived, self._frozen, strict=True)
+        ]
+        order = self._unused.look(self._tail, used, self._order, self._communicator, self._stepping)
         if order is not None:
             self.timer.collectives += 1
             plans = self._plan(order)
@@ -343,16 +430,50 @@ class Reducer:
         self._running = self._local_run = False
         self._header = None
 
+    # ---- together with other ranks ---------------------------------------------------------
+
     def serve(self, header: Header) -> None:
         """Take part, with nothing to contribute, in a step that other ranks make."""
-        raise NotImplementedError
+        kept = [None if p.grad is None else p.grad._array.copy() for p in self._params]
+        begin = perf_counter()
+        self._reset()
+        self._serving = True
+        try:
+            self._start(header)
+            for bucket in self._buckets:
+                bucket.missing = 0
+            self._launch_full_buckets()
+            self._complete(begin)
+        finally:
+            self._serving = False
+        for param, grad in zip(self._params, kept, strict=True):
+            if param.grad is not None:
+                assert grad is not None
+                param.grad._array[...] = grad
+
+    def take_over(self, root: int) -> None:
+        """Collective. Take all that training has changed from the root."""
+        self._communicator.note = f"state of rank {root}, which made the most steps"
+        take_over(self._communicator, self._module, root)
+        self._communicator.note = ""
 
     def explain(self, rows: Array, stepping: list[int]) -> None:
         """Collective of all ranks. Raise if the rows of ranks that step do not go together."""
         if len({rows[rank, gates.RUNS] for rank in stepping}) > 1:
             counts = ", ".join(f"rank {rank}: {int(rows[rank, gates.RUNS])}" for rank in stepping)
-            self._gate.fail(
-                f"ranks have run backward of {self.label} a different number of times since "
-                f"the last synchronised one ({counts})",
+            self.gate.fail(
+                f"ranks have run backward of {self.label} a different number of times since the "
+                f"last synchronised one, this one included ({counts})",
                 "enter no_sync() for the same backward calls on every rank",
+            )
+        if len({rows[rank, gates.STRUCTURE] for rank in stepping}) > 1:
+            mine = [
+                (s.name, s.shape, s.dtype.name, not frozen)
+                for s, frozen in zip(self._specs, self._frozen, strict=True)
+            ]
+            difference = first_difference(self._communicator.all_gather_object(mine))
+            self.gate.fail(
+                f"ranks have different trainable parameters in {self.label}; first difference, at "
+                f"parameter {difference}",
+                "add, freeze and thaw the same parameters before the same step on every rank",
             )

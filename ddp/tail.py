@@ -81,59 +81,101 @@ class Unused:
         self._last: frozenset[int] | None = None  # unused somewhere in the step before
         self._planned: frozenset[int] | None = None  # placed last by the current order
         self._learnt = 0
+        self._first: list[bool] | None = None  # what the first step used
+
+    def has_changed(self, used: list[bool]) -> bool:
+        """Whether the graph is static and this step has used other parameters than the first."""
+        if not self._static:
+            return False
+        if self._first is None:
+            self._first = used
+        return used != self._first
 
     def look(
-        self, tail: Tail, arrived: Sequence[bool], order: list[int], communicator: Communicator
+        self,
+        tail: Tail,
+        used: Sequence[bool],
+        order: list[int],
+        communicator: Communicator,
+        stepping: Sequence[int],
     ) -> list[int] | None:
-        """Collective. Act on the tail; return a new order of the parameters if there is one."""
-        active = communicator.size
+        """Collective. Act on the tail.
+
+        Args:
+            tail: as it came from the other ranks.
+            used: per parameter, whether this rank has used it, or need not.
+            order: parameters in the order in which their gradients became ready on this rank.
+            communicator: of all ranks.
+            stepping: the ranks that make this step.
+
+        Returns:
+            A new order of the parameters, if there is one.
+        """
+        active = len(stepping)
+        if tail.changed:
+            self._raise_changed(used, communicator)
         late: frozenset[int] = frozenset()
         if not tail.complete:
             late = frozenset(i for i, n in enumerate(tail.used_by()) if n < active)
         if late and self._policy == "error":
-            self._raise(arrived, communicator)
+            self._raise(used, communicator)
         if late and not self._reported:
             self._reported = True
-            self._report(arrived, communicator)
+            self._report(used, communicator, stepping[0])
         settled, self._last = late == self._last, late
         if self._planned is not None and (
             late <= self._planned or not settled or self._learnt > RELEARNINGS
         ):
             return None
-        return self._learn(late, order, communicator)
+        return self._learn(late, order, communicator, stepping[0])
 
     def _learn(
-        self, late: frozenset[int], order: list[int], communicator: Communicator
+        self, late: frozenset[int], order: list[int], communicator: Communicator, root: int
     ) -> list[int]:
-        """The order in which gradients became ready on rank 0, those that may be missing last."""
+        """The order in which gradients became ready on the root, those that may be missing last."""
         self._planned = late
         self._learnt += 1
         ready = [i for i in order if i not in late]
         missing = [i for i in range(len(self._names)) if i not in set(ready)]
         mine = np.array(ready + missing[::-1], np.int64)
         communicator.note = "order of the gradients"
-        communicator.broadcast(mine, 0)
+        communicator.broadcast(mine, root)
         communicator.note = ""
         return [int(i) for i in mine]
 
-    def _gather(self, arrived: Sequence[bool], communicator: Communicator) -> str:
-        mine = [name for name, there in zip(self._names, arrived, strict=True) if not there]
+    def _gather(self, used: Sequence[bool], communicator: Communicator) -> str:
+        mine = [name for name, there in zip(self._names, used, strict=True) if not there]
         everywhere = communicator.all_gather_object(mine)
         return "; ".join(
             f"rank {rank}: {quoted(missing)}" for rank, missing in enumerate(everywhere) if missing
         )
 
-    def _raise(self, arrived: Sequence[bool], communicator: Communicator) -> None:
+    def _raise(self, used: Sequence[bool], communicator: Communicator) -> None:
         raise DistributedError(
             f"{communicator.where} no gradient arrived in this backward for "
-            f"{self._gather(arrived, communicator)}. These parameters took no part in the loss "
+            f"{self._gather(used, communicator)}. These parameters took no part in the loss "
             'there, and unused_parameters="error" forbids that. Use them in forward, set '
             "requires_grad=False, or leave unused_parameters out (then they count as zero)"
         )
 
-    def _report(self, arrived: Sequence[bool], communicator: Communicator) -> None:
-        lacking = self._gather(arrived, communicator)
-        if communicator.rank == 0:
+    def _raise_changed(self, used: Sequence[bool], communicator: Communicator) -> None:
+        assert self._first is not None
+        now, before = list(used), self._first
+        mine = [
+            f"{name!r} {'used now' if there else 'not used now'}"
+            for name, there, then in zip(self._names, now, before, strict=True)
+            if there != then
+        ]
+        everywhere = communicator.all_gather_object(mine)
+        told = "; ".join(f"rank {r}: {', '.join(m[:8])}" for r, m in enumerate(everywhere) if m)
+        raise DistributedError(
+            f"{communicator.where} static_graph=True, but step {communicator.step} uses other "
+            f"parameters than the first one: {told}. Leave static_graph out"
+        )
+
+    def _report(self, used: Sequence[bool], communicator: Communicator, root: int) -> None:
+        lacking = self._gather(used, communicator)
+        if communicator.rank == root:
             _log.warning(
                 "step %d: no gradient arrived for %s. They count as zero there; without gradient "
                 "on any rank, they keep theirs. Reported once; silence it with "

@@ -1,33 +1,34 @@
-"""Where in the user's program a rank is; for messages.
+"""What a rank is doing, in words. Asked when something is wrong, never in a step.
 
-Stage of the flow: called when something is wrong, never in a step. Imports the standard library.
+Stage of the flow: called by `gate`. May import: `diagnosis.source`.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from types import FrameType
+
+from allgrad.ddp.diagnosis.source import is_ours, user_line
 
 
-def caller() -> tuple[str, str]:
-    """(the function of allgrad that was called, "train.py:57" where the user called it).
-
-    The name is empty if the user called nothing of allgrad's, as at the end of the program.
-    """
-    frame = sys._getframe(1)
+def whereabouts() -> str:
+    """The call of allgrad and its line, "called barrier() at train.py:57", or the program's end."""
+    frame: FrameType | None = sys._getframe(1)
     name = ""
-    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+    while frame is not None and is_ours(frame):
         code = frame.f_code.co_name
         if not code.startswith("_"):
             name = code
-        if frame.f_back is None:
-            return "", "the end of the program"
+        if name == "leave":
+            return "has come to the end of its program"
         frame = frame.f_back
-    file = Path(frame.f_code.co_filename).name
-    if file in ("threading.py", "<frozen atexit>"):
-        return "", "the end of the program"
-    return name, f"{file}:{frame.f_lineno}"
+    place = user_line()
+    if place is None:
+        return "has come to the end of its program"
+    return f"called {name}() at {place}" if name else f"is at {place}"
 
 
-def _is_ours(module: str) -> bool:
-    return module == "allgrad" or module.startswith(("allgrad.", "contextlib"))
+def line() -> str:
+    """The user's line: "train.py:57: loss.backward()"."""
+    place = user_line()
+    return "an unknown line" if place is None else str(place)

@@ -319,7 +319,14 @@ class RankThreads:
         except BaseException as error:  # noqa: BLE001 - the job's end tells
             world.fail(rank, error)
             return
-        for communicator in world.job.belongings[rank].get("communicators", ()):
+        belongings = world.job.belongings[rank]
+        try:
+            for leave in belongings.get("leaving", ()):
+                leave()
+        except BaseException as error:  # noqa: BLE001 - as above
+            world.fail(rank, error)
+            return
+        for communicator in belongings.get("communicators", ()):
             communicator.leave()
 
     def join(self) -> None:
