@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.communicators.base import Communicator, ReduceOp
     from allgrad.ddp.communicators.thread import run_ranks
     from allgrad.ddp.distributed import DistributedDataParallel
+    from allgrad.ddp.join import Join
     from allgrad.ddp.events import restart_count
     from allgrad.ddp.fingerprints import fingerprint
     from allgrad.ddp.futures import Future
@@ -72,6 +73,7 @@ _HOMES = {
     "ReduceOp": "communicators.base",
     "run_ranks": "communicators.thread",
     "DistributedDataParallel": "distributed",
+    "Join": "join",
     "restart_count": "events",
     "fingerprint": "fingerprints",
     "check_finite": "metrics",
@@ -97,6 +99,7 @@ __all__ = [
     "DistributedDataParallel",
     "DistributedSampler",
     "Future",
+    "Join",
     "ProcessGroup",
     "ReduceOp",
     "Schedule",

@@ -167,7 +167,7 @@ class DistributedDataParallel(Module):
         self._watch = watch
         self._reducer = Reducer(gate, module, watch.trainable, options, buffers)
         # the hooks must not outlive the wrapper: the module may be wrapped again, or used alone
-        weakref.finalize(self, self._reducer.close).atexit = False
+        weakref.finalize(self, self._reducer.retire).atexit = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapped module.

@@ -25,7 +25,6 @@ Note [Order of collectives]
 from __future__ import annotations
 
 import logging
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -123,7 +122,9 @@ class Gate:
     def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
         self.joining = self.throwing = False
-        self._models: list[weakref.ref[Model]] = []
+        # Kept when their wrappers are gone, until the next meeting: the end of the program is one.
+        self._models: list[Model | None] = []
+        self._retired: list[int] = []
         self._active: deque[Model] = deque()
         self._running = 0
         self._epilogues: list[Callable[[], None]] = []
@@ -148,8 +149,12 @@ class Gate:
 
     def register(self, model: Model) -> int:
         """Give the model its number, 1 for the first: the same on all ranks."""
-        self._models.append(weakref.ref(model))
+        self._models.append(model)
         return len(self._models)
+
+    def retire(self, number: int) -> None:
+        """The model's wrapper is gone; it serves others until the next meeting."""
+        self._retired.append(number)
 
     # ---- steps -----------------------------------------------------------------------------
 
@@ -181,8 +186,7 @@ class Gate:
 
     def abandon(self) -> None:
         """Forget the steps under way: all ranks are about to raise."""
-        for reference in self._models:
-            model = reference()
+        for model in self._models:
             if model is not None:
                 model.abandon()
         self._active.clear()
@@ -249,7 +253,7 @@ class Gate:
         raise DistributedError(f"{self.communicator.where} {what}: {where}. To fix it, {fix}")
 
     def _model(self, number: int) -> Model:
-        model = self._models[number - 1]()
+        model = self._models[number - 1]
         if model is None:
             raise DistributedError(
                 f"{self.communicator.where} other ranks train wrapped model {number}, of which "
@@ -308,6 +312,9 @@ class Gate:
             self._feed = [epoch for epoch in self._feed if not epoch.finished]
             if self._missing:
                 self._even_out()
+            for number in self._retired:
+                self._models[number - 1] = None
+            self._retired.clear()
             if kind is Kind.EPOCH or len(header.ranks(Kind.USER)) == len(header.rows):
                 break
         self.communicator.step = max(step, self.communicator.step)

@@ -153,6 +153,11 @@ class Reducer:
         """The buckets, in the order in which they are reduced."""
         return self._buckets
 
+    def retire(self) -> None:
+        """The wrapper is gone: leave the module to itself."""
+        self.close()
+        self.gate.retire(self._number)
+
     def close(self) -> None:
         """Take the hooks off the parameters and give their gradients memory of their own."""
         for handle in self._handles:
