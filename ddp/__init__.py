@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from allgrad.ddp.communicators.base import Communicator, ReduceOp
     from allgrad.ddp.communicators.thread import run_ranks
     from allgrad.ddp.distributed import DistributedDataParallel
-    from allgrad.ddp.join import Join
     from allgrad.ddp.events import restart_count
     from allgrad.ddp.fingerprints import fingerprint
     from allgrad.ddp.futures import Future
+    from allgrad.ddp.join import Join
     from allgrad.ddp.metrics import check_finite, reduce_sum
     from allgrad.ddp.process_group import (
         ProcessGroup,

@@ -294,10 +294,14 @@ def test_join_can_raise_instead() -> None:
         rank = ddp.get_rank()
         model = DistributedDataParallel(network())
         optimizer = optim.SGD(model.parameters(), lr=0.1)
-        with pytest.raises(DistributedError, match="rank 0 has no batch left"):
+
+        def train() -> None:
             with model.join(throw_on_early_termination=True):
                 for x, y in loader(1 + rank, rank):
                     step(model, optimizer, x, y)
+
+        with pytest.raises(DistributedError, match="rank 0 has no batch left"):
+            train()
 
     on_ranks(body)
 
@@ -311,11 +315,15 @@ def test_a_rank_that_goes_another_way_is_an_error_on_all_ranks() -> None:
         optimizer = optim.SGD(model.parameters(), lr=0.1)
         batches = iter(loader(4, rank))
         step(model, optimizer, *next(batches))
-        with pytest.raises(DistributedError) as caught:
+
+        def go_on() -> None:
             if rank == 0:
                 ddp.process_group.default_group().meet()
             else:
                 step(model, optimizer, *next(batches))
+
+        with pytest.raises(DistributedError) as caught:
+            go_on()
         text = str(caught.value)
         assert f"[rank {rank}/2] rank 0 makes no further step while rank 1 trains on" in text
         assert "rank 0 called meet() at " in text
@@ -333,10 +341,14 @@ def test_a_barrier_after_the_last_epoch_against_one_epoch_more() -> None:
         rank = ddp.get_rank()
         model = DistributedDataParallel(network())
         optimizer = optim.SGD(model.parameters(), lr=0.1)
-        with pytest.raises(DistributedError, match="rank 0 makes no further step"):
+
+        def train() -> None:
             for epoch in range(1 + rank):
                 for x, y in loader(2, epoch):
                     step(model, optimizer, x, y)
             ddp.process_group.default_group().meet()
+
+        with pytest.raises(DistributedError, match="rank 0 makes no further step"):
+            train()
 
     on_ranks(body)
