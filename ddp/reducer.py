@@ -24,7 +24,7 @@ from functools import partial
 from time import perf_counter
 
 from allgrad import Tensor
-from allgrad.autograd import queue_callback
+from allgrad.autograd import call_after_nodes, queue_callback
 from allgrad.ddp import gate as gates
 from allgrad.ddp.bucket import Bucket, attach, detach
 from allgrad.ddp.buffers import BufferSync
@@ -87,6 +87,7 @@ class Reducer:
     Attributes:
         gate: as given.
         reduction: how one bucket becomes its mean over the ranks; may be replaced between steps.
+        overlap: whether buckets are launched while backward runs; otherwise all after it.
         synchronise: whether backward runs reduce; switched off by `no_sync`.
         steps: synchronised backward runs so far, those that only other ranks made included.
         samples, samples_in_eval: that forward has seen since the last synchronised backward, in
@@ -103,7 +104,7 @@ class Reducer:
         options: Options,
         buffers: BufferSync | None = None,
     ) -> None:
-        self.synchronise = True
+        self.synchronise = self.overlap = True
         self.divide_by_initial: bool | None = None
         self._communicator = gate.communicator
         self.reduction: Reduction = MeanReduction(self._communicator)
@@ -216,11 +217,20 @@ class Reducer:
         bucket, view = self._place[index]
         self._collect(param, view)
         bucket.missing -= 1
-        if bucket.missing == 0 or self._pending or self._header is not None:
+        if bucket.missing == 0:
+            self._push()
+
+    def _push(self) -> None:
+        """Launch what can be launched and let the communication go on, without waiting."""
+        if self.overlap:
             begin = perf_counter()
             self.gate.advance()
             self._progress()
             self.timer.in_backward_s += perf_counter() - begin
+
+    def _after_node(self) -> None:
+        if self._pending or self._header is not None:
+            self._push()
 
     def _end_local_run(self) -> None:
         self._local_run = False
@@ -228,6 +238,7 @@ class Reducer:
 
     def _begin(self) -> None:
         queue_callback(self._finish)
+        call_after_nodes(self._after_node)
         self._runs += 1
         self._reset()
         self.gate.begin(self)

@@ -61,7 +61,7 @@ def call_after_nodes(function: Callable[[], object]) -> None:
         raise GradientError(
             "call_after_nodes: no backward pass is running on this thread; call it from a hook"
         )
-    _runs.stack[-1].after_node = function
+    _runs.stack[-1].after_node.append(function)
 
 
 def backward_is_running() -> bool:
@@ -95,7 +95,7 @@ class Run:
         self.retain_graph = retain_graph
         self.captured = captured
         self.callbacks: list[Callable[[], None]] = []
-        self.after_node: Callable[[], object] | None = None
+        self.after_node: list[Callable[[], object]] = []
         self.heap: list[tuple[int, Op]] = []
         self.grads: dict[Op, Any] = {}
         self.uses: dict[Any, int] = {}
@@ -115,15 +115,15 @@ class Run:
             self._count_uses(roots)
             for node, slot, grad in roots:
                 self._deliver(node, slot, grad, False)
-            heap, grads = self.heap, self.grads
+            heap, grads, after_node = self.heap, self.grads, self.after_node
             process = self._process if self.anomaly is None else self._process_watched
             if timeline is not None:
                 process = _timed(process, timeline)
             while heap:
                 node = heappop(heap)[1]
                 process(node, grads.pop(node))
-                if self.after_node is not None:
-                    self.after_node()
+                for function in after_node:
+                    function()
             # A leaf some of whose consumers gave no gradient is complete only now.
             for leaf in list(self.touched):
                 self._leaf_ready(leaf)
