@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,27 +35,6 @@ def encode_signature(
     """Pack what must agree between ranks into one positive 62-bit number; `extra` is 11 bits."""
     head = (_KINDS.index(kind) + 1) << 59 | _OPS.index(op) << 56 | (ord(dtype) & 127) << 49
     return head | (extra & 2047) << 38 | (size_bytes & (1 << 38) - 1)
-
-
-class Signature(NamedTuple):
-    """What `encode_signature` packed."""
-
-    kind: str
-    size_bytes: int
-    dtype: str
-    op: ReduceOp
-    extra: int
-
-
-def decode_signature(signature: int) -> Signature:
-    """The parts of a number made by `encode_signature`; dtype is NumPy's character for it."""
-    return Signature(
-        _KINDS[(signature >> 59) - 1],
-        signature & (1 << 38) - 1,
-        chr(signature >> 49 & 127),
-        _OPS[signature >> 56 & 7],
-        signature >> 38 & 2047,
-    )
 
 
 def describe_signature(signature: int) -> str:

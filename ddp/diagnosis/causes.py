@@ -1,17 +1,16 @@
 """Why ranks disagree, most likely, and what to do: a table of rules over what they said.
 
-Stage of the flow: pure functions, read by `report`. May import: `statement`, `activity`, and the
-signatures of `communicators.operations`.
+Stage of the flow: pure functions, read by `report`. May import: `statement`, `activity`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from allgrad.ddp.communicators.operations import Signature, decode_signature
 from allgrad.ddp.diagnosis.activity import activity
 from allgrad.ddp.diagnosis.statement import Call, Statement
 
@@ -34,6 +33,33 @@ class Finding:
     sequence: int
     ranks: tuple[int, ...] = ()
     seconds: float = 0.0
+
+
+class Signature(NamedTuple):
+    """The parts of a collective's words; None where it has no such part."""
+
+    kind: str
+    size_bytes: str | None
+    dtype: str | None
+    op: str | None
+    root: str | None
+
+
+_WORDS = re.compile(
+    r"(?P<kind>.*?)(?: of (?P<size>\d+) bytes)?(?: \((?P<dtype>\w+), (?P<op>\w+)\))?"
+    r"(?: (?:from|to) rank (?P<root>\d+))?"
+)
+
+
+def parse(what: str) -> Signature:
+    """Take the words of `Call.what` apart.
+
+    Example:
+        >>> parse("all_reduce of a bucket of 8 bytes (float32, avg)")[:4]
+        ('all_reduce of a bucket', '8', 'float32', 'avg')
+    """
+    found = _WORDS.fullmatch(what)
+    return Signature(what, None, None, None, None) if found is None else Signature(*found.groups())
 
 
 class Cause(NamedTuple):
@@ -64,9 +90,9 @@ class Evidence:
         if self.finding.kind != MISMATCH:
             late = list(self.finding.ranks)
             return late, [rank for rank in self.statements if rank not in late]
-        groups: dict[tuple[int, str], list[int]] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
         for rank, call in self.calls.items():
-            groups.setdefault((call.signature, call.note), []).append(rank)
+            groups.setdefault((call.what, call.note), []).append(rank)
         # the smaller group is the odd one; of equal ones that without the lowest rank
         ordered = sorted(groups.values(), key=lambda ranks: (len(ranks), -ranks[0]))
         if len(ordered) < 2:
@@ -81,7 +107,7 @@ class Evidence:
         """Of the odd side and of the usual one, if both are known."""
         if self.a is None or self.b is None:
             return None
-        return decode_signature(self.a.signature), decode_signature(self.b.signature)
+        return parse(self.a.what), parse(self.b.what)
 
 
 def names(ranks: Sequence[int]) -> str:
@@ -110,16 +136,16 @@ def _same_but(field: str) -> Callable[[Evidence], tuple[Signature, Signature] | 
     return find
 
 
-_by_extra, _by_op, _by_size, _by_dtype = map(_same_but, ("extra", "op", "size_bytes", "dtype"))
+_by_root, _by_op, _by_size = map(_same_but, ("root", "op", "size_bytes"))
 
 
 def _root(evidence: Evidence) -> Cause | None:
-    pair = _by_extra(evidence)
+    pair = _by_root(evidence)
     if pair is None:
         return None
     return Cause(
-        f"the ranks name different sources: {evidence.odd_name} says {pair[0].extra}, the others "
-        f"{pair[1].extra}",
+        f"the ranks name different sources: {evidence.odd_name} says {pair[0].root}, the others "
+        f"{pair[1].root}",
         "`src` must be the same number on all ranks: the rank that holds the value, not get_rank()",
     )
 
@@ -129,8 +155,7 @@ def _operation(evidence: Evidence) -> Cause | None:
     if pair is None:
         return None
     return Cause(
-        f"{evidence.odd_name} reduces with {pair[0].op.value!r}, the others with "
-        f"{pair[1].op.value!r}",
+        f"{evidence.odd_name} reduces with {pair[0].op!r}, the others with {pair[1].op!r}",
         "pass the same op on all ranks",
     )
 

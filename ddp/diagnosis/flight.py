@@ -13,8 +13,8 @@ from allgrad.ddp.diagnosis import source
 
 LENGTH = 256  # entries kept
 
-# (number, sequence, signature, note, step, mark, time): see `FlightRecorder.add`.
-Entry = tuple[int, int, int, str, int, source.Mark | None, float]
+# (number, sequence, what, note, step, mark, time): see `FlightRecorder.add`.
+Entry = tuple[int, int, int | str, str, int, source.Mark | None, float]
 
 
 class FlightRecorder:
@@ -32,19 +32,19 @@ class FlightRecorder:
         self._ring: list[Entry | None] = [None] * LENGTH
         self.number = self.reached = self.waiting = 0
 
-    def add(self, sequence: int, reached: int, signature: int, note: str, step: int) -> None:
+    def add(self, sequence: int, reached: int, what: int | str, note: str, step: int) -> None:
         """Write one collective down.
 
         Args:
             sequence, reached: numbers of its first and last operation (see Note [Sequence numbers]
                 in `board.py`).
-            signature: what it is, by `operations.encode_signature`.
+            what: in words, or a number of `operations.encode_signature`.
             note, step: of the communicator.
         """
         self.number = number = self.number + 1
         self.reached = reached
         self._ring[number % LENGTH] = (
-            number, sequence, signature, note, step, source.mark(3), time.monotonic()
+            number, sequence, what, note, step, source.mark(3), time.monotonic()
         )  # fmt: skip
 
     def last(self, count: int = LENGTH) -> list[Entry]:

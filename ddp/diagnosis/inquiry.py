@@ -1,7 +1,7 @@
 """When something is wrong: every rank says where it is, one writes the report, all raise it.
 
 Stage of the flow: inside the communicators of ranks that share memory. May import: the rest of this
-package, `communicators.board`.
+package, `communicators.board` and `operations`.
 
 A rank that notices something raises an alarm on the board and waits shortly for the statements of
 the others. Ranks that wait in a collective see the alarm there; for a rank that is busy its watch
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from allgrad.ddp.communicators.board import Board
+from allgrad.ddp.communicators.operations import describe_signature
 from allgrad.ddp.diagnosis import process
 from allgrad.ddp.diagnosis.causes import TIMEOUT, Finding
 from allgrad.ddp.diagnosis.flight import FlightRecorder
@@ -214,8 +215,8 @@ class Inquiry:
         sequence = min(reached, finding.sequence)
         calls = []
         if sequence:
-            signature = self._board.signature_of(rank, sequence)
-            calls = [Call(sequence, sequence, signature, "", 0, None, "", 0.0)]
+            what = describe_signature(self._board.signature_of(rank, sequence))
+            calls = [Call(sequence, sequence, what, "", 0, None, "", 0.0)]
         state = "ended" if self._board.has_left(rank) else "silent"
         detail = "nothing more is known of it"
         return Statement(rank, state, 0, reached, calls, [], detail)

@@ -1,14 +1,13 @@
 """The one text that all ranks raise: who differs, where each is, the likely cause and the fix.
 
 Stage of the flow: pure functions of what the ranks have said. May import: `causes`, `activity`,
-`statement`, and the signatures of `communicators.operations`.
+`statement`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from allgrad.ddp.communicators.operations import describe_signature
 from allgrad.ddp.diagnosis.activity import activity, user_lines
 from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, Finding, likely_cause, names
 from allgrad.ddp.diagnosis.statement import Call, Statement
@@ -69,7 +68,7 @@ def _awaited(finding: Finding, statements: Mapping[int, Statement]) -> str:
     for rank, statement in statements.items():
         call = statement.call_at(finding.sequence)
         if rank not in finding.ranks and call is not None:
-            return describe_signature(call.signature)
+            return call.what
     return f"operation {finding.sequence}"
 
 
@@ -119,7 +118,7 @@ def call_words(call: Call) -> str:
     note = f" for {call.note}" if call.note else ""
     step = f", step {call.step}" if call.step else ""
     where = f", at {call.place}" if call.place is not None else ""
-    return f"{describe_signature(call.signature)}{note}{step}{where}"
+    return f"{call.what}{note}{step}{where}"
 
 
 def _records(statements: Mapping[int, Statement]) -> list[str]:

@@ -1,7 +1,7 @@
 """What one rank says of itself when ranks disagree, as plain data that travels as JSON.
 
 Stage of the flow: made by each rank, read by the one that writes the report. May import: `flight`,
-`source`.
+`source`, and the signatures of `communicators.operations`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from allgrad.ddp.communicators.operations import describe_signature
 from allgrad.ddp.diagnosis.flight import Entry, FlightRecorder
 from allgrad.ddp.diagnosis.source import Place, condition_above, place, user_stack
 
@@ -24,7 +25,8 @@ class Call(NamedTuple):
 
     Attributes:
         number: counted from 1 on that rank; sequence: of its first operation.
-        signature, note, step: see `FlightRecorder.add`.
+        what: the collective in words, e.g. "broadcast of 8 bytes from rank 0".
+        note, step: see `FlightRecorder.add`.
         place: the user's line, or None.
         condition: the `if` with the rank in it under which the line stands, or "".
         age_s: seconds since it was issued.
@@ -32,7 +34,7 @@ class Call(NamedTuple):
 
     number: int
     sequence: int
-    signature: int
+    what: str
     note: str
     step: int
     place: Place | None
@@ -111,12 +113,11 @@ def calls_of(entries: list[Entry]) -> list[Call]:
     """Entries of a flight record with their places looked up."""
     now = time.monotonic()
     calls = []
-    for number, sequence, signature, note, step, found, when in entries:
+    for number, sequence, what, note, step, found, when in entries:
         where = None if found is None else place(found)
         condition = "" if found is None else condition_above(found)
-        calls.append(
-            Call(number, sequence, signature, note, step, where, condition, now - when)
-        )  # fmt: skip
+        words = what if isinstance(what, str) else describe_signature(what)
+        calls.append(Call(number, sequence, words, note, step, where, condition, now - when))
     return calls
 
 
