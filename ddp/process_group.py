@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -262,7 +263,12 @@ def default_group() -> ProcessGroup:
     else:
         group = _process_default[0] if _process_default else None
     if group is None:
-        raise DistributedError("no process group: call allgrad.ddp.init_process_group() first")
+        stray = threads is None and threading.current_thread() is not threading.main_thread()
+        raise DistributedError(
+            "no process group: call allgrad.ddp.init_process_group() first"
+            + ("; this thread is no rank, collectives belong into the thread of the rank"
+               if stray else "")
+        )  # fmt: skip
     return group
 
 

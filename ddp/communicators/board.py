@@ -66,6 +66,9 @@ class Board:
                 return False
         return True
 
+    def any_ready(self, sequence: int) -> bool:
+        return any(words[_READY] >= sequence for words in self._words)
+
     def all_done(self, sequence: int) -> bool:
         for words in self._words:  # noqa: SIM110 - as above
             if words[_DONE] < sequence:

@@ -126,6 +126,7 @@ class SharedMemoryCommunicator(Communicator):
         self._sequence = 0
         self._to_stage: deque[ops.Operation] = deque()
         self._to_consume: deque[ops.Operation] = deque()
+        self._unchecked: deque[ops.Operation] = deque()
         self._windows: list[_Window] = []
         self._window_of: dict[int, _Window] = {}
         self._closed = False
@@ -301,6 +302,8 @@ class SharedMemoryCommunicator(Communicator):
         elif not board.is_ready(root, sequence):
             return False
         self._memory.fence()
+        if self._unchecked:
+            self._check_earlier()
         self._check_signature(operation)
         operation.consume(self._slots[sequence % SLOTS])
         operation.consumed = True
@@ -350,9 +353,21 @@ class SharedMemoryCommunicator(Communicator):
         if root is None:
             rank = board.differing(sequence, operation.check)
         else:
+            # the others may come later, or name another root and wait for nobody, too
+            self._unchecked.append(operation)
             rank = None if board.check_of(root, sequence) == operation.check else root
         if rank is not None:
             raise self._inquiry.fail(Finding(MISMATCH, sequence, (rank,)))
+
+    def _check_earlier(self) -> None:
+        """Compare operations that had only been compared with their root's, once all have come."""
+        board, unchecked = self._board, self._unchecked
+        while unchecked and board.all_ready(unchecked[0].sequence):
+            earlier = unchecked.popleft()
+            rank = board.differing(earlier.sequence, earlier.check)
+            # a rank far ahead has written over the place
+            if rank is not None and not board.any_ready(earlier.sequence + RING):
+                raise self._inquiry.fail(Finding(MISMATCH, earlier.sequence, (rank,)))
 
     def _late(self, operation: ops.Operation) -> tuple[list[int], str]:
         """The ranks for which the operation waits, and what they have not done."""

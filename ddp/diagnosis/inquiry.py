@@ -14,13 +14,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from allgrad.ddp.communicators.board import Board
 from allgrad.ddp.communicators.operations import describe_signature
 from allgrad.ddp.diagnosis import process
-from allgrad.ddp.diagnosis.causes import TIMEOUT, Finding
+from allgrad.ddp.diagnosis.causes import MISMATCH, TIMEOUT, Finding
 from allgrad.ddp.diagnosis.flight import FlightRecorder
 from allgrad.ddp.diagnosis.report import compose, stall_warning
 from allgrad.ddp.diagnosis.settings import Settings
@@ -31,6 +31,7 @@ _log = logging.getLogger("allgrad.ddp")
 
 _TICK_S = 0.005  # between two looks for the statements of others
 _WATCH_S = 0.25  # between two looks of the watch thread
+_COMING_S = 0.15  # how long ranks that have not come to a disputed collective are waited for
 _REPORT_S = 2.0  # how long the report of another rank is waited for
 
 
@@ -119,6 +120,9 @@ class Inquiry:
     def fail(self, finding: Finding) -> DistributedError:
         """Raise the alarm, hear all ranks, and return the error that all of them raise."""
         board = self._board
+        if finding.kind == MISMATCH:
+            # ranks that are just coming tell more there than on their way
+            self._wait_until(lambda: board.all_ready(finding.sequence), _COMING_S)
         board.raise_alarm()
         self._peers.notify()
         statements = self._hear(range(self.size), finding)
@@ -146,13 +150,13 @@ class Inquiry:
         return DistributedError(f"[rank {self.rank}/{self.size}] {text}")
 
     def _report_of_others(self, patience_s: float) -> str | None:
+        self._wait_until(lambda: self._board.failure() is not None, patience_s)
+        failure = self._board.failure()
+        return None if failure is None else failure[1]
+
+    def _wait_until(self, ready: Callable[[], bool], patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
-        while True:
-            failure = self._board.failure()
-            if failure is not None:
-                return failure[1]
-            if time.monotonic() > deadline:
-                return None
+        while not ready() and time.monotonic() < deadline:
             time.sleep(_TICK_S)
 
     # ---- stalls ----------------------------------------------------------------------------
@@ -181,15 +185,15 @@ class Inquiry:
             return {s.rank: s.statement() for s in self._speakers}
         number = self._board.ask()
         self.answer()
-        deadline = time.monotonic() + self.settings.patience_s
         found: dict[int, Statement] = {}
-        while True:
+
+        def complete() -> bool:
             for rank in range(self.size):
                 if rank not in found:
                     self._take(rank, number, found)
-            if all(rank in found for rank in ranks) or time.monotonic() > deadline:
-                break
-            time.sleep(_TICK_S)
+            return all(rank in found for rank in ranks)
+
+        self._wait_until(complete, self.settings.patience_s)
         for rank in range(self.size):
             if rank not in found:
                 found[rank] = self._unheard(rank, finding)

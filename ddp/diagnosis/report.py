@@ -98,9 +98,7 @@ def _told(finding: Finding, statement: Statement) -> tuple[str, ...]:
 def _absent(statement: Statement) -> tuple[str, ...]:
     """A rank that has not come to the collective: what it does, since when, and its stack."""
     last = statement.last
-    before = (
-        f"; its last collective was {call_words(last)}" if last else "; it has made no collective"
-    )
+    before = f"its last collective was {call_words(last)}" if last else "it has made no collective"
     if statement.state == "ended":
         return (f"has ended; {before}",)
     if statement.state in ("gone", "stopped", "silent"):
