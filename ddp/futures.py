@@ -55,6 +55,14 @@ class Future(Generic[T]):
                 self._origin.done()  # settles this one by a callback
         return self._settled
 
+    def push(self) -> None:
+        """Push the communication on, without completing this future or what follows from it."""
+        origin: Future[Any] = self
+        while origin._origin is not None:
+            origin = origin._origin
+        if origin._work is not None:
+            origin._work[0].test()
+
     def wait(self) -> T:
         """Block until the value is there and return it, or raise the error that came instead."""
         self._wait_settled()

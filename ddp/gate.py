@@ -127,6 +127,7 @@ class Gate:
         self._retired: list[int] = []
         self._active: deque[Model] = deque()
         self._running = 0
+        self._busy = False  # issuing collectives: those that a hook of the user's issues belong
         self._epilogues: list[Callable[[], None]] = []
         self._feed: list[Progress] = []  # the epochs that this rank's last step came from
         self._empty = False  # its epochs had no batch at all
@@ -168,8 +169,14 @@ class Gate:
     def advance(self, wait: bool = False) -> None:
         """Issue what may be issued, in the order in which the models began."""
         active = self._active
-        while active and active[0].advance(wait):
-            active.popleft()
+        if self._busy or not active:
+            return
+        self._busy = True
+        try:
+            while active and active[0].advance(wait):
+                active.popleft()
+        finally:
+            self._busy = False
 
     def fence(self) -> None:
         """Issue all that a backward under way may issue by now, waiting for its header."""
@@ -265,6 +272,8 @@ class Gate:
 
     def __call__(self) -> None:
         """Before a collective of the user's: serve the ranks that still make steps."""
+        if self._busy:
+            return
         if backward_is_running():
             self.fence()
         elif not self._active:  # else a backward has raised; whatever comes next says so
@@ -306,8 +315,7 @@ class Gate:
             self.judge(header)
             stepping = header.ranks(Kind.STEP)
             if stepping:
-                self._running += 1
-                self._model(int(header.rows[stepping[0], MODEL])).serve(header)
+                self._serve(self._model(int(header.rows[stepping[0], MODEL])), header)
                 continue
             self._feed = [epoch for epoch in self._feed if not epoch.finished]
             if self._missing:
@@ -318,6 +326,14 @@ class Gate:
             if kind is Kind.EPOCH or len(header.ranks(Kind.USER)) == len(header.rows):
                 break
         self.communicator.step = max(step, self.communicator.step)
+
+    def _serve(self, model: Model, header: Header) -> None:
+        self._running += 1
+        self._busy = True
+        try:
+            model.serve(header)
+        finally:
+            self._busy = False
 
     def _may_join(self) -> bool:
         if not self._trained and not self._empty:

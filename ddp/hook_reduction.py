@@ -12,6 +12,7 @@ from typing import Any
 from allgrad import Tensor
 from allgrad.ddp.bucket import Bucket
 from allgrad.ddp.communicators.base import Communicator, Work
+from allgrad.ddp.futures import Future
 from allgrad.ddp.reduction import Reduction
 from allgrad.errors import DistributedError, ShapeError
 
@@ -55,6 +56,8 @@ class _HookWork:
     def test(self) -> bool:
         # What follows in a chain of futures may issue collectives, whose order must not depend on
         # when others have arrived: so the chain is followed in `wait`, bucket by bucket.
+        if isinstance(self._future, Future):
+            self._future.push()
         return False
 
     def wait(self) -> None:

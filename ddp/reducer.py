@@ -279,9 +279,19 @@ class Reducer:
         grad = param._grad
         assert grad is not None
         if grad._array is not view:
+            if grad.requires_grad:
+                self._raise_graph()
             view[...] = grad._array
             if self._options.as_view:
                 param.grad = Tensor(view)
+
+    def _raise_graph(self) -> None:
+        raise DistributedError(
+            f"{self._communicator.where} backward(create_graph=True) of a synchronised "
+            "DistributedDataParallel: averaged gradients have no graph. For a penalty on "
+            "gradients use autograd.grad(..., create_graph=True), which averages nothing, and "
+            "call backward() on the loss; or call it inside no_sync()"
+        )
 
     def advance(self, wait: bool) -> bool:
         """Issue what may be issued now; True once all collectives of this backward were."""
@@ -401,6 +411,7 @@ class Reducer:
 
     def _complete(self, begin: float) -> None:
         """Wait for all collectives of this backward and put the results where they belong."""
+        self.gate.fence()  # what follows in a hook's chain of futures comes after other models'
         while self._pending:
             work, launched = self._pending.popleft()
             work.wait()
