@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.events import restart_count
     from allgrad.ddp.fingerprints import fingerprint
     from allgrad.ddp.futures import Future
+    from allgrad.ddp.graceful import GracefulExit, graceful_exit
     from allgrad.ddp.join import Join
     from allgrad.ddp.metrics import check_finite, reduce_sum
     from allgrad.ddp.process_group import (
@@ -76,6 +77,8 @@ _HOMES = {
     "Join": "join",
     "restart_count": "events",
     "fingerprint": "fingerprints",
+    "GracefulExit": "graceful",
+    "graceful_exit": "graceful",
     "check_finite": "metrics",
     "reduce_sum": "metrics",
     "ProcessGroup": "process_group",
@@ -99,6 +102,7 @@ __all__ = [
     "DistributedDataParallel",
     "DistributedSampler",
     "Future",
+    "GracefulExit",
     "Join",
     "ProcessGroup",
     "ReduceOp",
@@ -120,6 +124,7 @@ __all__ = [
     "get_local_rank",
     "get_rank",
     "get_world_size",
+    "graceful_exit",
     "init_process_group",
     "is_initialized",
     "reduce_scatter",

@@ -54,6 +54,7 @@ class Kind(IntEnum):
 KIND, MODEL, RUNS, SAMPLES, STEP, STRUCTURE, FLAGS = range(7)
 COLUMNS = 7
 MAY_JOIN, THROW = 1, 2  # bits of FLAGS
+_SIGNAL_SHIFT = 8  # above them: the signal that asks a rank to leave, see `graceful`
 
 
 class Header:
@@ -64,6 +65,7 @@ class Header:
     def __init__(self, communicator: Communicator, row: Sequence[float]) -> None:
         self.rows: Array = np.zeros((communicator.size, COLUMNS))
         self.rows[communicator.rank] = row
+        self.rows[communicator.rank, FLAGS] += communicator.asked_to_leave << _SIGNAL_SHIFT
         self._done = False
         before, communicator.note = communicator.note, "step header"
         self._work = communicator.all_reduce(self.rows, ReduceOp.SUM, async_op=True)
@@ -204,6 +206,7 @@ class Gate:
 
     def judge(self, header: Header) -> None:
         """Raise on all ranks if what they are about to do does not go together."""
+        self.communicator.all_asked_to_leave = int(header.rows[:, FLAGS].max()) >> _SIGNAL_SHIFT
         if header.uniform:
             return
         stepping = header.ranks(Kind.STEP)

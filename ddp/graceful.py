@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Iterable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -72,6 +72,7 @@ class graceful_exit:  # noqa: N801 - reads as a statement
         self._signals = tuple(signals)
         self._leave = leave
         self._group = group or default_group()
+        self._comm = self._group.communicator
         self._previous: dict[int, Any] = {}
         self._noted = 0  # the first signal that this rank got
         self._heard = 0  # the signal that all ranks know of
@@ -88,16 +89,27 @@ class graceful_exit:  # noqa: N801 - reads as a statement
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None and self._heard and self._leave:
-            self._group.meet()
-            self._group.communicator.barrier()  # nobody leaves while another one still writes
+        leaves = kind is None and self._heard and self._leave
+        if leaves:
+            self._gather()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        gate = self._gate()
-        if gate is not None:
-            gate.asked = gate.heard = 0
-        if kind is None and self._heard and self._leave:
+        self._comm.asked_to_leave = self._comm.all_asked_to_leave = 0
+        if leaves:
             raise GracefulExit(self._heard)
+
+    def leave(self) -> NoReturn:
+        """Collective. Leave now, from inside nested loops, too; once `requested` said so.
+
+        Raises:
+            GracefulExit: always.
+        """
+        self._gather()
+        raise GracefulExit(self._heard or self._noted or signal.SIGTERM)
+
+    def _gather(self) -> None:
+        self._group.meet()
+        self._comm.barrier()  # nobody leaves while another one still writes
 
     def request(self, number: int = signal.SIGTERM) -> None:
         """Ask to leave as if this rank had got the signal; one rank is enough."""
@@ -109,30 +121,16 @@ class graceful_exit:  # noqa: N801 - reads as a statement
         Call it once per step, on all ranks, after ``optimizer.step()``. With a wrapped model it
         costs nothing and tells what was known when the last backward began.
         """
-        gate = self._gate()
-        if gate is not None:
-            self._heard = gate.heard
-        elif self._group.size == 1:
+        if self._group.size == 1:
             self._heard = self._noted
+        elif any(isinstance(meeting, Gate) for meeting in self._group.meetings):
+            self._heard = self._comm.all_asked_to_leave
         else:
             self._group.meet()
             asked = np.array([self._noted], np.int64)
-            self._group.communicator.all_reduce(asked, ReduceOp.MAX)
+            self._comm.all_reduce(asked, ReduceOp.MAX)
             self._heard = int(asked[0])
         return self._heard > 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = self._noted or number
-        gate = self._gate()
-        if gate is not None:
-            gate.asked = self._noted
-
-    def _gate(self) -> Gate | None:
-        if self._group.size == 1:
-            return None
-        for meeting in self._group.meetings:
-            if isinstance(meeting, Gate):
-                if self._noted:
-                    meeting.asked = self._noted  # noted before there was a gate
-                return meeting
-        return None
+        self._noted = self._comm.asked_to_leave = self._noted or number

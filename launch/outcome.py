@@ -35,11 +35,13 @@ class Outcome:
         code: exit code for the shell.
         failures: who failed by itself, in order; ranks that we stopped are not among them.
         signal: the signal that asked the job to end; None where none came.
+        in_good_order: whether the ranks said that they leave because of it, at the same step.
     """
 
     code: int
     failures: tuple[Failure, ...] = ()
     signal: int | None = None
+    in_good_order: bool = False
 
 
 def signal_name(number: int) -> str:
@@ -90,7 +92,8 @@ def closing_lines(outcome: Outcome) -> list[str]:
     if outcome.signal is not None and outcome.code == 128 + outcome.signal:
         # Ranks that die of the signal they were sent did not fail; where they were may help.
         lines = _traceback_lines(outcome.failures[0]) if outcome.failures else []
-        return [*lines, f"allgrad: ended by {asked} (exit code {outcome.code})"]
+        how = "left in good order after" if outcome.in_good_order else "ended by"
+        return [*lines, f"allgrad: {how} {asked} (exit code {outcome.code})"]
     if not outcome.failures:
         return []
     first, *others = outcome.failures

@@ -59,6 +59,7 @@ def _run_again_while_it_helps(
     least = spec.nproc if options.min_ranks is None else options.min_ranks
     if least > spec.nproc:
         raise LaunchError(f"--min-ranks {least} is more than the {spec.nproc} ranks of -n")
+    before = leftovers.segments()
     policy = RestartPolicy(spec.nproc, options.max_restarts, least)
     end_at = None if options.timeout is None else time.monotonic() + options.timeout
     with closing(RankLogs(options.log_dir)) as logs, _signals_between() as asked:
@@ -75,6 +76,8 @@ def _run_again_while_it_helps(
             if decision.nproc != spec.nproc:
                 options.nproc = decision.nproc
                 spec = spec_of(options)
+    if policy.restarts:
+        leftovers.remove_segments(before)  # those that were too young to be judged
     outcome = attempt.outcome
     if asked and outcome.signal is None:
         outcome = Outcome(128 + asked[0], (), asked[0])
@@ -231,7 +234,7 @@ def _attempt(
             outcome = Outcome(128 + signal.SIGPIPE)
         saved = last_saved(read_events(events_file, begin)[0])
         report("end", code=outcome.code)
-    leftovers.remove_segments(before)
+    leftovers.remove_segments(before, supervisor.segments)
     return Attempt(outcome, spec.nproc, supervisor.started, saved, supervisor.timed_out)
 
 

@@ -19,10 +19,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
 from allgrad.errors import LaunchError
-from allgrad.launch import worker
+from allgrad.launch import leftovers, worker
 from allgrad.launch.console import Console
 from allgrad.launch.logs import RankLogs
 from allgrad.launch.outcome import Failure, Outcome, failure_of_status, signal_name
@@ -32,6 +33,8 @@ TIMEOUT_CODE = 124  # as timeout(1)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAUNCHER_END_S = 5.0  # for the launcher, after all ranks ended well
 _CHUNK_BYTES = 1 << 16
+_LOOK_S = (0.1, 2.0)  # between two looks for the ranks' shared memory: at first, later
+_EARLY_S = 10.0
 
 
 @dataclass
@@ -40,8 +43,10 @@ class Rank:
 
     link: socket.socket
     number: int = -1
+    script: int = 0  # its process
     ended: bool = False
     well: bool = False  # ended with exit code 0
+    left: bool = False  # saved and left because a signal asked for it
     frames: worker.Frames = field(default_factory=worker.Frames)
 
     def send(self, message: bytes) -> None:
@@ -106,6 +111,10 @@ class Supervisor:
         self._job_failure: Failure | None = None
         self._signals: deque[int] = deque()  # arrived, not yet treated
         self._signal: int | None = None  # the last one that asked the job to end
+        self.segments: set[Path] = set()  # shared memory that ranks were seen to use
+        self._began = time.monotonic()
+        self._look_at = 0.0  # when to look for it next
+        self._left_after: int | None = None  # the signal after which ranks left in good order
         self._stop = StopPlan()
         self._held_output = bytearray()
         self._well_ended_at: float | None = None
@@ -190,6 +199,9 @@ class Supervisor:
             self._job_failure = Failure("the job", TIMEOUT_CODE, what)
             self._stop.begin(now)
         self._watch_good_end(now)
+        if now > self._look_at and not (self.segments or self._stop.begun):
+            self._look_at = now + _LOOK_S[now > self._began + _EARLY_S]
+            self._see_segments()
         self._advance_stop(now)
 
     def _read_events(self, timeout: float) -> None:
@@ -230,10 +242,13 @@ class Supervisor:
             self._console.feed(rank.number, 1 if kind == worker.STDOUT else 2, payload)
         elif kind == worker.HELLO:
             hello = json.loads(payload)
-            rank.number = hello["rank"]
+            rank.number, rank.script = hello["rank"], hello["script"]
             self._report("rank", rank=rank.number, watcher=hello["pid"], script=hello["script"])
         elif kind == worker.FAILED:
             report = json.loads(payload)
+            if report.get("left_after") is not None:
+                self._leave(rank, report["left_after"])
+                return
             trace = report["traceback"]
             self._logs.write(rank.number, trace.encode())
             who, what = f"rank {rank.number}", report["message"]
@@ -245,8 +260,14 @@ class Supervisor:
             status = end["status"]
             rank.well = status == 0
             # Deaths after our own SIGTERM and SIGKILL are nobody's fault.
-            if status != 0 and not self._stop.was(Step.TERM):
+            if status != 0 and not rank.left and not self._stop.was(Step.TERM):
                 self._fail(failure_of_status(rank.number, status, end["time"]))
+
+    def _leave(self, rank: Rank, number: int) -> None:
+        """A rank leaves in good order; the others do so at the same step."""
+        rank.left = True
+        self._left_after = number
+        self._stop.begin(time.monotonic(), self._grace_s)
 
     def _fail(self, failure: Failure) -> None:
         assert failure.rank is not None
@@ -285,6 +306,16 @@ class Supervisor:
     def _left(self) -> bool:
         return any(not rank.ended for rank in self._ranks)
 
+    def _see_segments(self) -> None:
+        """Remember the shared memory of the ranks, which they leave behind if they are killed."""
+        for rank in self._ranks:
+            if not rank.ended and rank.script:
+                self.segments |= set(leftovers.mapped_by(rank.script))
+
+    @property
+    def _went_wrong(self) -> bool:
+        return bool(self._failures) or self._left_after is not None
+
     def _watch_good_end(self, now: float) -> None:
         if len(self._ranks) < self._nproc or not all(rank.well for rank in self._ranks):
             return
@@ -295,7 +326,9 @@ class Supervisor:
 
     def _advance_stop(self, now: float) -> None:
         everyone = len(self._ranks) == self._nproc and not self._left()
-        for step in self._stop.due(now, everyone and bool(self._failures)):
+        if self._stop.begun and not self.segments:
+            self._see_segments()
+        for step in self._stop.due(now, everyone and self._went_wrong):
             for rank in self._ranks:
                 if step is Step.TERM and not rank.ended:
                     killed = self._kill_others and self._signal is None
@@ -330,6 +363,8 @@ class Supervisor:
             failures = (self._job_failure, *failures)
         if failures:
             return Outcome(failures[0].code, failures, self._signal)
+        if self._left_after is not None:
+            return Outcome(128 + self._left_after, (), self._left_after, in_good_order=True)
         if self._well_ended_at is not None:
             return Outcome(0, (), self._signal)
         if self._signal is not None:

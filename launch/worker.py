@@ -255,7 +255,9 @@ class Reporter:
             return
         number = code & 0xFF if isinstance(code, int) else 1
         message = f"sys.exit({code!r})"
-        self._write({"code": number, "message": message, "traceback": ""})
+        # allgrad.ddp.GracefulExit: the rank has saved and leaves because of this signal
+        asked = getattr(leaving, "signal", None)
+        self._write({"code": number, "message": message, "traceback": "", "left_after": asked})
 
     def _write(self, report: dict[str, Any]) -> bool:
         # The time tells who was first: reports of ranks that this one took along may overtake it.

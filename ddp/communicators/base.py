@@ -109,6 +109,8 @@ class Communicator(ABC):
             callers set it before a collective and clear it afterwards. The same on all ranks: ranks
             whose notes differ are told that they call different collectives.
         step: number of the training step that the next collectives belong to, for messages.
+        asked_to_leave: the signal that asked this rank to leave, 0 for none; other ranks hear of it
+            with the next step header, and then stands in all_asked_to_leave of all ranks.
         flight: record of the last collectives, or None if none is kept.
     """
 
@@ -118,6 +120,8 @@ class Communicator(ABC):
     timeout_s: float = DEFAULT_TIMEOUT_S
     note: str = ""
     step: int = 0
+    asked_to_leave: int = 0
+    all_asked_to_leave: int = 0
     flight: FlightRecorder | None = None
 
     @property

@@ -104,37 +104,40 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     kind = "synthetic images" if options.synthetic else "test images"
     accuracy = 0.0
-    for epoch in range(first_epoch, options.epochs + 1):
-        model.train()
-        begin, images_seen = time.perf_counter(), 0
-        for images, labels in train_loader:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            step += 1
-            images_seen += len(images)
-            if step % options.log_every == 0:
-                speed = images_seen * world_size / (time.perf_counter() - begin)
-                say(
-                    rank,
-                    f"epoch {epoch:2d}  step {step:5d}  loss {loss.item():.4f}  "
-                    f"lr {scheduler.get_last_lr()[0]:.4f}  {speed:.0f} images/s",
-                )
-            if step % options.save_every == 0:
-                manager.save(step=step, epoch=epoch, async_save=True, **parts)
-        total = ddp.reduce_sum({"images": images_seen})
-        images_per_s = total["images"] / (time.perf_counter() - begin)
+    with manager, ddp.graceful_exit() as stop:
+        for epoch in range(first_epoch, options.epochs + 1):
+            model.train()
+            begin, images_seen = time.perf_counter(), 0
+            for images, labels in train_loader:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(images), labels)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                step += 1
+                images_seen += len(images)
+                if step % options.log_every == 0:
+                    speed = images_seen * world_size / (time.perf_counter() - begin)
+                    say(
+                        rank,
+                        f"epoch {epoch:2d}  step {step:5d}  loss {loss.item():.4f}  "
+                        f"lr {scheduler.get_last_lr()[0]:.4f}  {speed:.0f} images/s",
+                    )
+                if step % options.save_every == 0 or stop.requested():
+                    manager.save(step=step, epoch=epoch, async_save=True, **parts)
+                if stop.requested():  # by SIGTERM or SIGUSR1, and --resume goes on from here
+                    manager.wait()
+                    stop.leave()
+            total = ddp.reduce_sum({"images": images_seen})
+            images_per_s = total["images"] / (time.perf_counter() - begin)
 
-        accuracy = evaluate(model, test_loader)
-        say(
-            rank,
-            f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
-            f"{len(test_set)} {kind}  {images_per_s:.0f} images/s",
-        )
-        manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
-    manager.close()
+            accuracy = evaluate(model, test_loader)
+            say(
+                rank,
+                f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
+                f"{len(test_set)} {kind}  {images_per_s:.0f} images/s",
+            )
+            manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "steps": step}
 

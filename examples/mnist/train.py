@@ -87,32 +87,35 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     kind = "synthetic images" if options.synthetic else "test images"
     accuracy = loss_on_test = 0.0
-    for epoch in range(first_epoch, options.epochs + 1):
-        model.train()
-        begin, images_seen = time.perf_counter(), 0
-        for images, labels in train_loader:
-            optimizer.zero_grad()
-            with ag.autocast("cpu", enabled=options.amp is not None):
-                loss = F.nll_loss(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            step += 1
-            images_seen += len(images)
-            if step % options.log_every == 0:
-                say(rank, f"epoch {epoch:2d}  step {step:5d}  loss {loss.item():.4f}")
-            if step % options.save_every == 0:
-                manager.save(step=step, epoch=epoch, async_save=True, **parts)
-        total = ddp.reduce_sum({"images": images_seen})
-        images_per_s = total["images"] / (time.perf_counter() - begin)
+    with manager, ddp.graceful_exit() as stop:
+        for epoch in range(first_epoch, options.epochs + 1):
+            model.train()
+            begin, images_seen = time.perf_counter(), 0
+            for images, labels in train_loader:
+                optimizer.zero_grad()
+                with ag.autocast("cpu", enabled=options.amp is not None):
+                    loss = F.nll_loss(model(images), labels)
+                loss.backward()
+                optimizer.step()
+                step += 1
+                images_seen += len(images)
+                if step % options.log_every == 0:
+                    say(rank, f"epoch {epoch:2d}  step {step:5d}  loss {loss.item():.4f}")
+                if step % options.save_every == 0 or stop.requested():
+                    manager.save(step=step, epoch=epoch, async_save=True, **parts)
+                if stop.requested():  # by SIGTERM or SIGUSR1, and --resume goes on from here
+                    manager.wait()
+                    stop.leave()
+            total = ddp.reduce_sum({"images": images_seen})
+            images_per_s = total["images"] / (time.perf_counter() - begin)
 
-        loss_on_test, accuracy = evaluate(model, test_loader)
-        say(
-            rank,
-            f"epoch {epoch:2d}/{options.epochs}  test loss {loss_on_test:.4f}  accuracy "
-            f"{100 * accuracy:.2f} % of {len(test_set)} {kind}  {images_per_s:.0f} images/s",
-        )
-        manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
-    manager.close()
+            loss_on_test, accuracy = evaluate(model, test_loader)
+            say(
+                rank,
+                f"epoch {epoch:2d}/{options.epochs}  test loss {loss_on_test:.4f}  accuracy "
+                f"{100 * accuracy:.2f} % of {len(test_set)} {kind}  {images_per_s:.0f} images/s",
+            )
+            manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "loss": loss_on_test, "steps": step}
 
