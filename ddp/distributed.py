@@ -12,6 +12,7 @@ from typing import Any
 
 from allgrad import Tensor
 from allgrad.autograd import is_grad_enabled
+from allgrad.backend.threads import pin_threads
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
@@ -20,6 +21,7 @@ from allgrad.ddp.plan import BUCKET_CAP_BYTES
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Options, Reducer
 from allgrad.ddp.samples import count_samples
+from allgrad.ddp.shards import LogicalShards, ShardBuffers, check_logical
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.errors import DistributedError, OptionError
 from allgrad.nn import Module
@@ -76,6 +78,10 @@ class DistributedDataParallel(Module):
         unused_parameters: "report" them once (a warning of the logger "allgrad.ddp"), "ignore"
             them, or take them for an "error".
         weighted_mean: False lets all ranks count the same, as PyTorch does.
+        logical_shards: reproducible mode: steps are cut into so many shards (at least as many as
+            ranks), and the bits do not depend on the number of ranks. Every rank runs its shards
+            one after the other, see `shards`.
+        threads_per_shard: of the kernels in reproducible mode, whatever the environment says.
         buffer_sync: "broadcast" (the values of the lowest rank that steps, the default), "average"
             (the weighted mean of floating-point buffers) or "none".
 
@@ -114,6 +120,8 @@ class DistributedDataParallel(Module):
         unused_parameters: str = "report",
         weighted_mean: bool = True,
         buffer_sync: str | None = None,
+        logical_shards: int | None = None,
+        threads_per_shard: int = 1,
     ) -> None:
         super().__init__()
         if device_ids or output_device is not None:
@@ -137,9 +145,10 @@ class DistributedDataParallel(Module):
         self.process_group = process_group if process_group is not None else default_group()
         self._dim = dim
         self._reducer: Reducer | None = None
+        self.logical: LogicalShards | None = None
         watch = Watch(module)
         _check_trainable(self.process_group, watch.trainable)
-        if self.process_group.size == 1:
+        if self.process_group.size == 1 and logical_shards is None:
             return
         cap = BUCKET_CAP_BYTES if bucket_cap_mb is None else int(bucket_cap_mb * (1 << 20))
         options = Options(
@@ -150,7 +159,12 @@ class DistributedDataParallel(Module):
             static=static_graph,
             delayed=tuple(name for name, _ in delay_all_reduce_named_params or ()),
             buffers=buffer_sync or ("broadcast" if broadcast_buffers else "none"),
+            logical_shards=logical_shards,
+            threads_per_shard=threads_per_shard,
         )
+        if logical_shards is not None:
+            check_logical(self.process_group.communicator, module, options)
+            pin_threads(threads_per_shard)
         self._connect(options, init_sync, watch)
 
     def _connect(self, options: Options, init_sync: bool, watch: Watch) -> None:
@@ -162,12 +176,17 @@ class DistributedDataParallel(Module):
             take_from(communicator, module)
         buffers = None
         if options.buffers != "none" and BufferSync.count(module):
-            buffers = BufferSync(communicator, module, options.buffers == "average")
+            if options.logical_shards is None:
+                buffers = BufferSync(communicator, module, options.buffers == "average")
+            else:
+                buffers = ShardBuffers(communicator, module)
         gate = Gate.of(self.process_group)
         self._watch = watch
         self._reducer = Reducer(gate, module, watch.trainable, options, buffers)
         # the hooks must not outlive the wrapper: the module may be wrapped again, or used alone
         weakref.finalize(self, self._reducer.retire).atexit = False
+        if options.logical_shards is not None:
+            self.logical = LogicalShards(communicator, self._reducer, options, self._dim)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapped module.
@@ -178,13 +197,57 @@ class DistributedDataParallel(Module):
         reducer = self._reducer
         if reducer is not None and is_grad_enabled():
             if self.training:
-                reducer.gate.enter_forward()
-                if self._watch.changed():
-                    reducer.adopt(self._watch.trainable)
+                self._enter_step(reducer)
                 reducer.samples += count_samples((args, kwargs), self._dim)
             else:
                 reducer.samples_in_eval += count_samples((args, kwargs), self._dim)
+        if self.logical is not None and self.training and is_grad_enabled():
+            with self.logical.plain():
+                return self.module(*args, **kwargs)
         return self.module(*args, **kwargs)
+
+    def _enter_step(self, reducer: Reducer) -> None:
+        """Before what may be the first forward of a step."""
+        reducer.gate.enter_forward()
+        if self._watch.changed():
+            reducer.adopt(self._watch.trainable)
+
+    def shards(self, *batch: Any) -> Iterator[Any]:
+        """Cut this rank's batch into its logical shards; forward and backward go inside the loop.
+
+        Without `logical_shards` the batch is yielded as it is, once, so that one script serves
+        both. Where every rank owns exactly one shard, a loop without `shards` works as well.
+
+        Args:
+            batch: tensors or arrays with the samples in dimension `dim`; tuples, lists and dicts
+                of them; sequences of texts or numbers. Other things are handed on as they are.
+
+        Yields:
+            The arguments, cut; of one argument alone, it itself.
+
+        Raises:
+            DistributedError: inside `no_sync`; a shard ran backward never or twice; a loop over
+                shards was left early.
+            ShapeError: fewer samples than shards.
+
+        Example:
+            >>> import allgrad as ag
+            >>> from allgrad import ddp, nn
+            >>> ddp.init_process_group()
+            >>> model = ddp.DistributedDataParallel(nn.Linear(4, 2), logical_shards=2)
+            >>> for x, y in model.shards(ag.ones(6, 4), ag.zeros(6, 2)):
+            ...     nn.functional.mse_loss(model(x), y).backward()
+            >>> x.shape, model.logical.step
+            (torch.Size([3, 4]), 1)
+            >>> ddp.destroy_process_group()
+        """
+        logical, reducer = self.logical, self._reducer
+        if logical is None or reducer is None:
+            yield batch[0] if len(batch) == 1 else batch
+            return
+        logical.check_outside()
+        self._enter_step(reducer)
+        yield from logical.run(batch)
 
     def count_samples(self, count: int) -> None:
         """Let this rank's next synchronised backward count as so many samples, whatever was seen.
@@ -192,6 +255,7 @@ class DistributedDataParallel(Module):
         For models whose samples do not lie in one dimension, or losses that are means over
         something else, such as tokens. All ranks must call it for the same steps.
         """
+        self._refuse_with_shards("count_samples", "shards count by the samples they hold")
         if self._reducer is not None:
             self._reducer.given_samples = count
 
@@ -202,6 +266,9 @@ class DistributedDataParallel(Module):
         The next backward outside reduces the sum. All ranks must do this for the same backward
         calls; if they do not, the next synchronised backward is an error on all ranks.
         """
+        self._refuse_with_shards(
+            "no_sync", "every step is reduced; gradients of several steps add up until zero_grad()"
+        )
         reducer = self._reducer
         if reducer is None:
             yield
@@ -263,6 +330,7 @@ class DistributedDataParallel(Module):
         """
         if not callable(hook):
             raise TypeError(f"register_comm_hook: expected a function, came {type(hook).__name__}")
+        self._refuse_with_shards("register_comm_hook", "gradients are summed over a fixed tree")
         reducer = self._reducer
         if reducer is None:
             return
@@ -272,6 +340,12 @@ class DistributedDataParallel(Module):
                 "per model"
             )
         reducer.reduction = HookReduction(self.process_group.communicator, state, hook)
+
+    def _refuse_with_shards(self, what: str, why: str) -> None:
+        if self.logical is not None:
+            raise DistributedError(
+                f"{self.process_group.where} {what} cannot be combined with logical_shards: {why}"
+            )
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped module's state, without a prefix."""

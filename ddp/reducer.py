@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -62,6 +62,7 @@ class Options:
         static: whether the set of used parameters may not change.
         delayed: names of parameters that are reduced last.
         buffers: "broadcast", "average" or "none".
+        logical_shards, threads_per_shard: see `shards`.
     """
 
     as_view: bool = True
@@ -72,6 +73,8 @@ class Options:
     static: bool = False
     delayed: tuple[str, ...] = ()
     buffers: str = "broadcast"
+    logical_shards: int | None = None
+    threads_per_shard: int = 1
 
 
 class Reducer:
@@ -94,6 +97,7 @@ class Reducer:
             training and in eval mode; the latter count where there are none of the former.
         given_samples: counts instead of what forward has seen, once.
         divide_by_initial: see `DistributedDataParallel.join`; None outside of it.
+        on_start: called at the beginning of every synchronised backward with the header of all.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class Reducer:
         self._stepping: list[int] = []  # the ranks that make this step
         self._factor = 1.0  # by which this rank's gradients are multiplied, see Note [Shares]
         self._serving = False  # a step that only others make
+        self.on_start: Callable[[Header], None] | None = None
+        self._used_before: list[bool] | None = None  # by logical shards before the last one
         self.adopt(named_params)
         self._allocate()
 
@@ -142,6 +148,58 @@ class Reducer:
             p.register_post_accumulate_grad_hook(partial(self._on_ready, i))
             for i, p in enumerate(self._params)
         ]
+
+    @property
+    def params(self) -> list[Tensor]:
+        """What takes part."""
+        return self._params
+
+    @property
+    def memory(self) -> Array:
+        """In which the buckets lie."""
+        return self._memory
+
+    @property
+    def buffers(self) -> BufferSync | None:
+        """What follows at the end of backward."""
+        return self._buffers
+
+    def announce(self, samples: int) -> Header:
+        """Collective. Send the step header now, not at the beginning of backward."""
+        if not self._buckets:
+            self._allocate()
+        self.given_samples = samples
+        self._frozen = bytes(not p._requires_grad for p in self._params)
+        row = self._row()
+        row[gates.RUNS] = 1
+        self._header = Header(self._communicator, row)
+        self.timer.collectives += 1
+        return self._header
+
+    def end_local_runs(self, fresh: bool) -> int:
+        """Bring the gradients of backward runs that were not synchronised into the buckets.
+
+        Args:
+            fresh: the first since the last synchronised one; otherwise parameters that were used
+                before count as used.
+
+        Returns:
+            How many runs there were.
+        """
+        runs, self._runs = self._runs, 0
+        before = None if fresh else self._used_before
+        self._used_before = [p.grad is not None for p in self._params]
+        if before is not None:
+            self._used_before = [a or b for a, b in zip(self._used_before, before, strict=True)]
+        for param, (_, view) in zip(self._params, self._places(), strict=True):
+            if param.grad is None:
+                view[...] = 0
+            else:
+                self._collect(param, view)
+        return runs
+
+    def _places(self) -> list[tuple[Bucket, Array]]:
+        return [self._place[index] for index in range(len(self._params))]
 
     def _allocate(self) -> None:
         """Collective. Cut buckets in the order of registration."""
@@ -339,6 +397,8 @@ class Reducer:
             self._allocate()
             self._count_missing()
         self.reduction.start(shares)
+        if self.on_start is not None:
+            self.on_start(header)
 
     def _launch(self) -> None:
         bucket = self._buckets[self._next]
@@ -374,8 +434,14 @@ class Reducer:
             self._tail.write([False] * len(self._params), changed=False)
             return
         # a frozen parameter lacks nothing
-        used = [a or bool(f) for a, f in zip(self._arrived, self._frozen, strict=True)]
+        used = [a or bool(f) for a, f in zip(self._used(), self._frozen, strict=True)]
         self._tail.write(used, changed=self._unused.has_changed(used))
+
+    def _used(self) -> list[bool]:
+        """Which parameters this rank has used in this step."""
+        if self._used_before is None:
+            return self._arrived
+        return [a or b for a, b in zip(self._arrived, self._used_before, strict=True)]
 
     def _launch_rest(self) -> None:
         """What goes with the last bucket."""
@@ -443,7 +509,7 @@ class Reducer:
     def _epilogue(self) -> None:
         """Collective. Act on the tail, which is the same on all ranks."""
         used = [
-            self._serving or a or bool(f) for a, f in zip(self._arrived, self._frozen, strict=True)
+            self._serving or a or bool(f) for a, f in zip(self._used(), self._frozen, strict=True)
         ]
         order = self._unused.look(self._tail, used, self._order, self._communicator, self._stepping)
         if order is not None:
