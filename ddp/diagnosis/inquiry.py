@@ -20,7 +20,7 @@ from typing import Protocol
 from allgrad.ddp.communicators.board import Board
 from allgrad.ddp.communicators.operations import describe_signature
 from allgrad.ddp.diagnosis import process
-from allgrad.ddp.diagnosis.causes import MISMATCH, TIMEOUT, Finding
+from allgrad.ddp.diagnosis.causes import GONE, MISMATCH, TIMEOUT, Finding
 from allgrad.ddp.diagnosis.flight import FlightRecorder
 from allgrad.ddp.diagnosis.report import compose, stall_warning
 from allgrad.ddp.diagnosis.settings import Settings
@@ -125,7 +125,8 @@ class Inquiry:
             self._wait_until(lambda: board.all_ready(finding.sequence), _COMING_S)
         board.raise_alarm()
         self._peers.notify()
-        statements = self._hear(range(self.size), finding)
+        dead = finding.ranks if finding.kind == GONE else ()
+        statements = self._hear([r for r in range(self.size) if r not in dead], finding)
         lower = [rank for rank in board.alarmed() if rank < self.rank]
         text = self._report_of_others(_REPORT_S) if lower else None
         if text is None:

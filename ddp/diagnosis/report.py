@@ -7,6 +7,7 @@ Stage of the flow: pure functions of what the ranks have said. May import: `caus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from allgrad.ddp.diagnosis.activity import activity, user_lines
 from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, Finding, likely_cause, names
@@ -30,6 +31,16 @@ def compose(
     if show_record:
         lines += _records(statements)
     return "\n".join(lines)
+
+
+def by_name(
+    finding: Finding, statements: Mapping[int, Statement], members: Sequence[int] | None
+) -> tuple[Finding, dict[int, Statement]]:
+    """Ranks of a group under the numbers that they have in the job."""
+    if members is None:
+        return finding, dict(statements)
+    renamed = {members[r]: replace(s, rank=members[r]) for r, s in statements.items()}
+    return replace(finding, ranks=tuple(members[r] for r in finding.ranks)), renamed
 
 
 def stall_warning(finding: Finding, statements: Mapping[int, Statement], timeout_s: float) -> str:
