@@ -204,7 +204,7 @@ def _connect(
         from allgrad.ddp.communicators.shm import ShmCommunicator  # noqa: PLC0415 - as above
 
         return ShmCommunicator(comm, timeout_s, settings.from_environ())
-    return mpi.MpiCommunicator(comm, timeout_s)
+    return mpi.MpiCommunicator(comm, timeout_s, settings.from_environ())
 
 
 def _check_world(place: environment.RankEnvironment, rank: int, size: int, library: str) -> None:

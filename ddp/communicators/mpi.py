@@ -39,6 +39,8 @@ from allgrad.ddp.communicators.base import (
     check_scattered,
     scale_to_mean,
 )
+from allgrad.ddp.communicators.mpi_inquiry import MpiInquiry
+from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.dtypes import is_half
 from allgrad.errors import DistributedError
 
@@ -85,12 +87,21 @@ class MpiCommunicator(Communicator):
     Args:
         comm: an intracommunicator; owned and freed by `close`.
         timeout_s: a collective that takes longer raises DistributedError.
+        diagnosis: what ranks keep ready for the case that something is wrong.
     """
 
-    def __init__(self, comm: Any, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        comm: Any,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        diagnosis: Settings = Settings(),  # noqa: B008 - immutable
+    ) -> None:
         self.rank, self.size, self.name = comm.Get_rank(), comm.Get_size(), "mpi"
         self.timeout_s = timeout_s
+        self.mpi = MPI
         self._comm = comm
+        self._inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
+        self.flight = None if self._inquiry is None else self._inquiry.recorder
         self._closed = False
         self._trees: TreeQueue | None = None
 
@@ -109,7 +120,7 @@ class MpiCommunicator(Communicator):
             return lambda: self._start_reduce(piece, op)
 
         pieces = (start(flat[i : i + step]) for i in range(0, flat.size, step))
-        return self._issue(f"all_reduce of {array.nbytes} bytes", pieces, async_op)
+        return self._issue(_words("all_reduce", array, op), pieces, async_op)
 
     def _start_reduce(
         self, piece: Array, op: ReduceOp
@@ -159,7 +170,7 @@ class MpiCommunicator(Communicator):
             self._comm.Ireduce_scatter_block(wire, mine, mpi_op),
             finish,
         )
-        return self._issue(f"reduce_scatter of {array.nbytes} bytes", iter([start]), async_op)
+        return self._issue(_words("reduce_scatter", array, op), iter([start]), async_op)
 
     def barrier(self, async_op: bool = False) -> Work:
         start: _Start = lambda: (self._comm.Ibarrier(), None)  # noqa: E731
@@ -184,6 +195,10 @@ class MpiCommunicator(Communicator):
             work.wait()
         return work
 
+    def leave(self) -> None:
+        if not self._closed and self._inquiry is not None:
+            self._inquiry.leave()
+
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
 
@@ -191,6 +206,8 @@ class MpiCommunicator(Communicator):
         if not self._closed:
             self.barrier()
             self._closed = True
+            if self._inquiry is not None:
+                self._inquiry.close()
             if self._trees is not None:
                 self._trees.close()
             self._comm.Free()
@@ -203,6 +220,10 @@ class _MpiWork:
         self._communicator, self._what, self._pieces = communicator, what, pieces
         self._started: list[tuple[MPI.Request, Callable[[], None] | None]] = []
         self._exhausted = False
+        inquiry = communicator._inquiry
+        self._number = 0 if inquiry is None else inquiry.begin(what)
+        # The result of others is there when all have come; these may wait for one rank only.
+        self._rooted = " rank " in what
         self._start_more()
 
     def _start_more(self) -> None:
@@ -214,6 +235,17 @@ class _MpiWork:
                 self._started.append(piece())
 
     def test(self) -> bool:
+        inquiry = self._communicator._inquiry
+        if inquiry is None:
+            return self._push_on()
+        try:
+            done = self._push_on()
+        except MPI.Exception as error:
+            raise inquiry.convert(error, self._number) from error
+        checked = inquiry.checked(self._number)
+        return done and (checked or self._rooted)
+
+    def _push_on(self) -> bool:
         while self._started:
             request, finish = self._started[0]
             if not request.Test():
@@ -225,6 +257,9 @@ class _MpiWork:
         return True
 
     def wait(self) -> None:
+        if self._communicator._inquiry is not None:
+            self._communicator._inquiry.wait_until(self.test, self._number, _pause)
+            return
         begin = time.monotonic()
         while not self.test():
             waited = time.monotonic() - begin
@@ -236,6 +271,15 @@ class _MpiWork:
                 )
             if waited > _SPIN_S:
                 time.sleep(_SLEEP_S)
+
+
+def _pause(waited_s: float) -> None:
+    if waited_s > _SPIN_S:
+        time.sleep(_SLEEP_S)
+
+
+def _words(kind: str, array: Array, op: ReduceOp) -> str:
+    return f"{kind} of {array.nbytes} bytes ({array.dtype.name}, {op.value})"
 
 
 def _on_the_wire(array: Array, op: ReduceOp) -> tuple[Array, MPI.Op]:

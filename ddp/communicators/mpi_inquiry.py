@@ -20,7 +20,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,9 @@ class MpiInquiry:
 
     # ---- while waiting ---------------------------------------------------------------------
 
-    def wait_until(self, ready: Callable[[], bool], number: int, pause: Callable[[float], None]) -> None:
+    def wait_until(
+        self, ready: Callable[[], bool], number: int, pause: Callable[[float], None]
+    ) -> None:
         """Wait for a collective, and notice what would keep it from ending.
 
         Args:
@@ -171,7 +173,7 @@ class MpiInquiry:
         finding = _with_late(Finding(TIMEOUT, number, (), waited_s), statements)
         punctual = [rank for rank in statements if rank not in finding.ranks]
         if finding.ranks and punctual[0] == self._c.rank:  # one rank speaks for all that wait
-            named = by_name(finding, statements, self._c.members)
+            named = by_name(finding, statements, _members(self._c))
             _log.warning("%s %s", self._c.where, stall_warning(*named, self._c.timeout_s))
 
     # ---- failures --------------------------------------------------------------------------
@@ -185,13 +187,13 @@ class MpiInquiry:
         mine = self._speaker.statement()
         with self._lock:
             self._raise_alarm(finding, mine)
-        self._gather({})
+        self._gather({}, finding.ranks if finding is not None and finding.kind == GONE else ())
         statements = self._statements({rank: said for rank, (_, said) in self._alarms.items()})
         found = {rank: f for rank, (f, _) in self._alarms.items() if f is not None}
         if not found:
             return DistributedError(f"{self._c.where} stopped because another rank failed")
         first = _with_late(found[min(found)], statements)
-        named = by_name(first, statements, self._c.members)
+        named = by_name(first, statements, _members(self._c))
         return DistributedError(
             f"{self._c.where} {compose(*named, self.settings.show_record)}"
         )  # fmt: skip
@@ -222,13 +224,14 @@ class MpiInquiry:
             head = json.dumps(parts).encode() + b"\n"
             self._send(_ALARM, head + mine.encode(_STATEMENT_BYTES))
 
-    def _gather(self, answers: dict[int, Statement]) -> None:
-        """Wait until all ranks have said something, or patience is over."""
+    def _gather(self, answers: dict[int, Statement], dead: Sequence[int] = ()) -> None:
+        """Wait until all ranks that live have said something, or patience is over."""
+        awaited = [r for r in range(self._c.size) if r != self._c.rank and r not in dead]
         deadline = time.monotonic() + self.settings.patience_s
         while time.monotonic() < deadline:
             self._receive()
             said = answers if not self._alarmed else self._alarms
-            if all(r in said or r in self._left for r in range(self._c.size) if r != self._c.rank):
+            if all(rank in said or rank in self._left for rank in awaited):
                 return
             time.sleep(_TICK_S)
 
@@ -281,7 +284,7 @@ class MpiInquiry:
             self._answers[source] = statement
         else:
             parts = json.loads(head)
-            finding = None if parts is None else Finding(parts[0], parts[1], tuple(parts[2]), parts[3])
+            finding = parts and Finding(parts[0], parts[1], tuple(parts[2]), parts[3])
             self._alarms[source] = (finding, statement)
             self._raise_alarm(None, self._speaker.statement())
 
@@ -315,6 +318,10 @@ class MpiInquiry:
         """Collective, after a barrier."""
         self._stop()
         self._side.Free()
+
+
+def _members(c: MpiCommunicator) -> tuple[int, ...] | None:
+    return getattr(c, "members", None)
 
 
 def word_of(what: str) -> int:

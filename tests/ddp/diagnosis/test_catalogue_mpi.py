@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -22,6 +24,68 @@ ddp.init_process_group(timeout={timeout}, shared_memory={shared_memory})
 rank = ddp.get_rank()
 x = np.ones(1000, np.float32)
 """
+
+# Rows of the catalogue of rank threads, one after the other in one job: all ranks raise, and go on.
+AGAIN = (
+    "different_collective", "different_size", "different_dtype", "different_reduction",
+    "different_root", "other_order", "skipped_by_continue", "skipped_by_a_caught_exception",
+    "extra_collective", "asleep", "deadlock_on_a_lock",
+)  # fmt: skip
+
+REPEAT = """
+import importlib.util, json, sys, time
+from allgrad import ddp
+from allgrad.ddp import process_group
+
+path, shared_memory, *names = sys.argv[1:]
+shared = None if shared_memory == "1" else False
+spec = importlib.util.spec_from_file_location("test_catalogue", path)
+catalogue = importlib.util.module_from_spec(spec)
+sys.modules["test_catalogue"] = catalogue
+spec.loader.exec_module(catalogue)
+told = {}
+for name in names:
+    row = catalogue.FAULTS[name]
+    ddp.init_process_group(timeout=row.timeout_s, shared_memory=shared)
+    rank, group = ddp.get_rank(), process_group.default_group()
+    try:
+        row.body(rank)
+        told[name] = ["nothing", 0]
+    except ddp.process_group.DistributedError as error:
+        told[name] = [str(error), time.time()]
+    group._hooks.uninstall()
+    process_group._set_default(None)
+    time.sleep(1.2 if row.timeout_s < 1 else 0.1)  # the late one has its end, and is told
+with open(f"told{rank}.json", "w") as file:
+    json.dump(told, file)
+"""
+
+
+@pytest.mark.parametrize("shared_memory", ["1", "0"], ids=["shm", "mpi"])
+def test_faults_of_the_catalogue_on_processes(
+    mpirun: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_memory: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "repeat.py").write_text(REPEAT)
+    catalogue = Path(__file__).with_name("test_catalogue.py")
+    done = mpirun(3, [str(tmp_path / "repeat.py"), str(catalogue), shared_memory, *AGAIN], 90)
+    told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in range(3)]
+    assert done.returncode == 0, done.stderr
+    spec = importlib.util.spec_from_file_location("catalogue_of_threads", catalogue)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["catalogue_of_threads"] = module
+    spec.loader.exec_module(module)
+    for name in AGAIN:
+        row = module.FAULTS[name]
+        for rank in row.ranks:
+            text, _ = told[rank][name]
+            assert text.startswith(f"[rank {rank}/3] ")
+            for words in row.words:
+                assert re.search(words, text), f"{name}: rank {rank} lacks {words!r}:\n{text}"
+        times = [told[rank][name][1] for rank in row.ranks]
+        assert max(times) - min(times) < 4, name  # within 1 s on an idle machine
+
 
 STUCK = {
     "stopped": (
