@@ -17,9 +17,10 @@ from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
 from allgrad.ddp.model_check import Watch, check_same_model, take_from
+from allgrad.ddp.options import Options
 from allgrad.ddp.plan import BUCKET_CAP_BYTES
 from allgrad.ddp.process_group import ProcessGroup, default_group
-from allgrad.ddp.reducer import Options, Reducer
+from allgrad.ddp.reducer import Reducer
 from allgrad.ddp.samples import count_samples
 from allgrad.ddp.shards import LogicalShards, ShardBuffers, check_logical
 from allgrad.ddp.timing import CommunicationTimer

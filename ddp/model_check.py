@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Sequence
-from operator import is_
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,9 @@ class Watch:
 
     def _remember(self) -> None:
         owners = list(self._module.modules())
-        self._tables = [
-            (table, list(table.values()))
-            for owner in owners
-            for table in (owner._parameters, owner._modules)
-        ]
+        self._tables = [t for owner in owners for t in (owner._parameters, owner._modules)]
+        self._values = list(chain.from_iterable(map(dict.values, self._tables)))  # kept alive
+        self._ids = list(map(id, self._values))
         known = {id(p) for _, p in self.trainable}
         self._frozen = [p for p in self._module.parameters() if id(p) not in known]
 
@@ -54,10 +52,8 @@ class Watch:
 
         A parameter that is frozen stays in the list; it may be thawed again.
         """
-        if all(
-            len(table) == len(values) and all(map(is_, table.values(), values))
-            for table, values in self._tables
-        ) and not any(p.requires_grad for p in self._frozen):
+        ids = list(map(id, chain.from_iterable(map(dict.values, self._tables))))
+        if ids == self._ids and not any([p._requires_grad for p in self._frozen]):  # noqa: C419
             return False
         known = {id(p) for _, p in self.trainable}
         before = [name for name, _ in self.trainable]

@@ -19,62 +19,27 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
 from allgrad import Tensor
 from allgrad.autograd import call_after_nodes, queue_callback
+from allgrad.ddp import complaints
 from allgrad.ddp import gate as gates
-from allgrad.ddp.bucket import Bucket, attach, detach
+from allgrad.ddp.bucket import Bucket, detach
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Array, ReduceOp, Work
 from allgrad.ddp.gate import Gate, Header
 from allgrad.ddp.join import take_over
-from allgrad.ddp.model_check import first_difference
-from allgrad.ddp.plan import (
-    BUCKET_CAP_BYTES,
-    FIRST_BUCKET_CAP_BYTES,
-    BucketPlan,
-    Parameter,
-    plan_buckets,
-    total_bytes,
-)
+from allgrad.ddp.layout import Layout
+from allgrad.ddp.options import Options
 from allgrad.ddp.reduction import MeanReduction, Reduction
 from allgrad.ddp.samples import scale, shares_of
-from allgrad.ddp.tail import Tail, Unused
+from allgrad.ddp.tail import Unused
 from allgrad.ddp.timing import CommunicationTimer
-from allgrad.errors import DistributedError
 from allgrad.moments import moment
 from allgrad.nn import Module
 from allgrad.tensors.gradients import RemovableHandle
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a reducer works; the same on all ranks. See `DistributedDataParallel`.
-
-    Attributes:
-        as_view: gradients lie in the buckets; otherwise they are copied in and out.
-        cap_bytes, first_cap_bytes: see `plan_buckets`.
-        unused: "report", "ignore" or "error".
-        weighted: whether ranks count by their samples.
-        static: whether the set of used parameters may not change.
-        delayed: names of parameters that are reduced last.
-        buffers: "broadcast", "average" or "none".
-        logical_shards, threads_per_shard: see `shards`.
-    """
-
-    as_view: bool = True
-    cap_bytes: int = BUCKET_CAP_BYTES
-    first_cap_bytes: int = FIRST_BUCKET_CAP_BYTES
-    unused: str = "report"
-    weighted: bool = True
-    static: bool = False
-    delayed: tuple[str, ...] = ()
-    buffers: str = "broadcast"
-    logical_shards: int | None = None
-    threads_per_shard: int = 1
 
 
 class Reducer:
@@ -136,18 +101,26 @@ class Reducer:
     def adopt(self, named_params: Sequence[tuple[str, Tensor]]) -> None:
         """Watch these parameters from now on; the next backward cuts new buckets for them."""
         self.close()
-        self._names = [name for name, _ in named_params]
-        self._params = [p for _, p in named_params]
-        self._specs = [Parameter(name, tuple(p.shape), p._array.dtype) for name, p in named_params]
-        self._identity = zlib.crc32(repr(self._specs).encode())
+        self._layout = layout = Layout(self._communicator, named_params, self._options)
+        self._params, self._buckets = layout.params, layout.buckets
         self._arrived = [False] * len(self._params)
         self._order: list[int] = []
-        self._unused = Unused(self._names, self._options.unused, self._options.static)
-        self._buckets: list[Bucket] = []
+        self._unused = Unused(layout.names, self._options.unused, self._options.static)
         self._handles = [
             p.register_post_accumulate_grad_hook(partial(self._on_ready, i))
             for i, p in enumerate(self._params)
         ]
+
+    def _allocate(self) -> None:
+        """Collective. Cut buckets in the order of registration."""
+        self._layout.allocate()
+        self._take_layout()
+
+    def _take_layout(self) -> None:
+        layout = self._layout
+        self._buckets, self._place, self._tail = layout.buckets, layout.place, layout.tail
+        self.timer.bytes_per_step = sum(bucket.whole.nbytes for bucket in self._buckets)
+        self.timer.buckets = len(self._buckets)
 
     @property
     def params(self) -> list[Tensor]:
@@ -157,7 +130,7 @@ class Reducer:
     @property
     def memory(self) -> Array:
         """In which the buckets lie."""
-        return self._memory
+        return self._layout.memory
 
     @property
     def buffers(self) -> BufferSync | None:
@@ -169,7 +142,7 @@ class Reducer:
         if not self._buckets:
             self._allocate()
         self.given_samples = samples
-        self._frozen = bytes(not p._requires_grad for p in self._params)
+        self._frozen = self._frozen_now()
         row = self._row()
         row[gates.RUNS] = 1
         self._header = Header(self._communicator, row)
@@ -191,21 +164,12 @@ class Reducer:
         self._used_before = [p.grad is not None for p in self._params]
         if before is not None:
             self._used_before = [a or b for a, b in zip(self._used_before, before, strict=True)]
-        for param, (_, view) in zip(self._params, self._places(), strict=True):
+        for param, (_, view) in zip(self._params, self._place, strict=True):
             if param.grad is None:
                 view[...] = 0
             else:
                 self._collect(param, view)
         return runs
-
-    def _places(self) -> list[tuple[Bucket, Array]]:
-        return [self._place[index] for index in range(len(self._params))]
-
-    def _allocate(self) -> None:
-        """Collective. Cut buckets in the order of registration."""
-        plans = self._plan(None)
-        self._memory = self._communicator.allocate(total_bytes(plans))
-        self._build(plans)
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -224,35 +188,6 @@ class Reducer:
         self._handles = []
         detach(self._params)
 
-    def _plan(self, order: list[int] | None) -> list[BucketPlan]:
-        options, count = self._options, len(self._params)
-        if options.delayed:
-            given = range(count - 1, -1, -1) if order is None else order
-            order = sorted(given, key=lambda index: self._names[index] in options.delayed)
-        return plan_buckets(
-            self._specs,
-            order,
-            cap_bytes=options.cap_bytes,
-            first_cap_bytes=options.first_cap_bytes,
-            tail_elements=Tail.elements(count),
-        )
-
-    def _build(self, plans: Sequence[BucketPlan]) -> None:
-        count = len(plans)
-        self._buckets = [
-            Bucket(i, count, plan, self._memory, self._names, self._params)
-            for i, plan in enumerate(plans)
-        ]
-        attach(self._buckets, self._options.as_view)
-        self._place: dict[int, tuple[Bucket, Array]] = {}
-        for bucket, plan in zip(self._buckets, plans, strict=True):
-            for slot, view in zip(plan.slots, bucket.views, strict=True):
-                self._place[slot.index] = (bucket, view)
-        last = self._buckets[-1]
-        self._tail = Tail(last.whole[last.flat.size :], len(self._params), self._communicator.size)
-        self.timer.bytes_per_step = sum(bucket.whole.nbytes for bucket in self._buckets)
-        self.timer.buckets = len(self._buckets)
-
     # ---- during backward -------------------------------------------------------------------
 
     def _on_ready(self, index: int, param: Tensor) -> None:
@@ -265,12 +200,11 @@ class Reducer:
                 return
             self._begin()
         if self._arrived[index]:
-            raise DistributedError(
-                f"{self._communicator.where} the gradient of {self._names[index]!r} became ready "
-                "twice in one backward. Did the backward before this one end with an exception? "
-                "Then the ranks are out of step: let the exception end the program"
-            )
+            raise complaints.arrived_twice(self._communicator, self._layout.names[index])
+        if self._frozen[index]:
+            raise complaints.frozen_meanwhile(self._communicator, self._layout.names[index])
         self._arrived[index] = True
+        self._left -= 1
         self._order.append(index)
         bucket, view = self._place[index]
         self._collect(param, view)
@@ -307,30 +241,32 @@ class Reducer:
         """Collective. All ranks see others than before: cut buckets for them, then go on."""
         self.gate.fence()
         if not self._started:
-            raise DistributedError(
-                f"{self._communicator.where} parameters of {self.label} were added or thawed "
-                "before a backward that runs through several wrapped models; run the first "
-                "backward after such a change through one of them alone"
-            )
+            raise complaints.changed_through_several(self._communicator, self.label)
 
     def _reset(self) -> None:
         self.steps += 1
         self._communicator.step = self.steps
         self._running, self._started = True, False
-        self._arrived = [False] * len(self._params)
-        self._frozen = bytes(not p._requires_grad for p in self._params)
+        self._left = len(self._params)  # gradients that have not arrived
+        self._arrived = [False] * self._left
+        self._frozen = self._frozen_now()
         self._order.clear()
         self._next = 0
         self._pending: deque[tuple[Work, float]] = deque()
         self._count_missing()
 
+    def _frozen_now(self) -> bytes:
+        """Per parameter 1 if it is frozen."""
+        trained = [p._requires_grad for p in self._params]
+        return bytes(len(trained)) if all(trained) else bytes(not t for t in trained)
+
     def _count_missing(self) -> None:
         for bucket in self._buckets:
             bucket.missing = len(bucket.params)
-        if any(self._frozen):  # they will not come; those who wait behind them need not wait
-            for index, frozen in enumerate(self._frozen):
-                if self._buckets and frozen:
-                    self._place[index][0].missing -= 1
+        if self._buckets and 1 in self._frozen:
+            # they will not come; those who wait behind them need not wait
+            for (bucket, _), frozen in zip(self._place, self._frozen, strict=True):
+                bucket.missing -= frozen
 
     def _collect(self, param: Tensor, view: Array) -> None:
         """Bring the gradient into the bucket, unless the engine has written it there."""
@@ -338,18 +274,10 @@ class Reducer:
         assert grad is not None
         if grad._array is not view:
             if grad.requires_grad:
-                self._raise_graph()
+                raise complaints.graph_of_mean(self._communicator)
             view[...] = grad._array
             if self._options.as_view:
                 param.grad = Tensor(view)
-
-    def _raise_graph(self) -> None:
-        raise DistributedError(
-            f"{self._communicator.where} backward(create_graph=True) of a synchronised "
-            "DistributedDataParallel: averaged gradients have no graph. For a penalty on "
-            "gradients use autograd.grad(..., create_graph=True), which averages nothing, and "
-            "call backward() on the loss; or call it inside no_sync()"
-        )
 
     def advance(self, wait: bool) -> bool:
         """Issue what may be issued now; True once all collectives of this backward were."""
@@ -370,7 +298,7 @@ class Reducer:
             self._launch()
 
     def _row(self) -> list[float]:
-        structure = zlib.crc32(self._frozen, self._identity)
+        structure = zlib.crc32(self._frozen, self._layout.identity)
         flags = gates.THROW if self.gate.throwing else 0
         samples = self.given_samples
         if samples is None:
@@ -421,6 +349,8 @@ class Reducer:
     def _take_in_missing(self, bucket: Bucket) -> None:
         """Gradients that have not arrived are zero, or what was accumulated before."""
         arrived = self._arrived
+        if self._left == 0:
+            return
         for place, index in enumerate(bucket.indices):
             if not arrived[index]:
                 param, view = bucket.params[place], bucket.views[place]
@@ -433,15 +363,17 @@ class Reducer:
         if self._serving:
             self._tail.write([False] * len(self._params), changed=False)
             return
-        # a frozen parameter lacks nothing
-        used = [a or bool(f) for a, f in zip(self._used(), self._frozen, strict=True)]
+        used = self._used()
         self._tail.write(used, changed=self._unused.has_changed(used))
 
     def _used(self) -> list[bool]:
-        """Which parameters this rank has used in this step."""
-        if self._used_before is None:
-            return self._arrived
-        return [a or b for a, b in zip(self._arrived, self._used_before, strict=True)]
+        """Which parameters this rank has used in this step; a frozen one lacks nothing."""
+        used = self._arrived
+        if self._left == 0:
+            return used
+        if self._used_before is not None:
+            used = [a or b for a, b in zip(used, self._used_before, strict=True)]
+        return [a or bool(f) for a, f in zip(used, self._frozen, strict=True)]
 
     def _launch_rest(self) -> None:
         """What goes with the last bucket."""
@@ -498,7 +430,7 @@ class Reducer:
                 for param, view in zip(bucket.params, bucket.views, strict=True):
                     if param.grad is not None:
                         param.grad._array[...] = view
-        if all(self._arrived):
+        if self._left == 0:
             return
         for index, used in enumerate(self._tail.used_by()):
             param = self._params[index]
@@ -508,15 +440,12 @@ class Reducer:
 
     def _epilogue(self) -> None:
         """Collective. Act on the tail, which is the same on all ranks."""
-        used = [
-            self._serving or a or bool(f) for a, f in zip(self._used(), self._frozen, strict=True)
-        ]
+        used = [True] * len(self._params) if self._serving else self._used()
         order = self._unused.look(self._tail, used, self._order, self._communicator, self._stepping)
         if order is not None:
             self.timer.collectives += 1
-            plans = self._plan(order)
-            if total_bytes(plans) == self._memory.size:
-                self._build(plans)
+            self._layout.cut(order)
+            self._take_layout()
 
     def abandon(self) -> None:
         """Forget the backward that is under way; the ranks raise all together."""
@@ -552,21 +481,4 @@ class Reducer:
 
     def explain(self, rows: Array, stepping: list[int]) -> None:
         """Collective of all ranks. Raise if the rows of ranks that step do not go together."""
-        if len({rows[rank, gates.RUNS] for rank in stepping}) > 1:
-            counts = ", ".join(f"rank {rank}: {int(rows[rank, gates.RUNS])}" for rank in stepping)
-            self.gate.fail(
-                f"ranks have run backward of {self.label} a different number of times since the "
-                f"last synchronised one, this one included ({counts})",
-                "enter no_sync() for the same backward calls on every rank",
-            )
-        if len({rows[rank, gates.STRUCTURE] for rank in stepping}) > 1:
-            mine = [
-                (s.name, s.shape, s.dtype.name, not frozen)
-                for s, frozen in zip(self._specs, self._frozen, strict=True)
-            ]
-            difference = first_difference(self._communicator.all_gather_object(mine))
-            self.gate.fail(
-                f"ranks have different trainable parameters in {self.label}; first difference, at "
-                f"parameter {difference}",
-                "add, freeze and thaw the same parameters before the same step on every rank",
-            )
+        complaints.explain(self.gate, self.label, self._layout, rows, stepping)

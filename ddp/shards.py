@@ -27,7 +27,8 @@ from allgrad.ddp.buffers import BufferSync, _buffer
 from allgrad.ddp.communicators.base import Array, Communicator, Work
 from allgrad.ddp.communicators.tree import shards_of
 from allgrad.ddp.gate import Header
-from allgrad.ddp.reducer import Options, Reducer
+from allgrad.ddp.options import Options
+from allgrad.ddp.reducer import Reducer
 from allgrad.ddp.samples import count_samples
 from allgrad.ddp.shard_sampler import shard_sizes
 from allgrad.ddp.tree import TreeReduction

@@ -38,7 +38,8 @@ class Tail:
         self.array = array
         self._size = size
         self._used = array[1 : 1 + count]
-        self._all_used = np.ones(count, array.dtype).tobytes()
+        self._content = array[: 1 + count]
+        self._usual = np.array([0] + [1] * count, array.dtype).tobytes()
 
     @staticmethod
     def elements(count: int) -> int:
@@ -56,9 +57,9 @@ class Tail:
         return bool(self.array[0] > 0)
 
     @property
-    def complete(self) -> bool:
-        """Whether every rank has used every parameter."""
-        return self._used.tobytes() == self._all_used
+    def usual(self) -> bool:
+        """Whether every rank has used every parameter, and nothing has changed."""
+        return self._content.tobytes() == self._usual
 
     def used_by(self) -> list[int]:
         """Per parameter, the number of ranks that have used it."""
@@ -111,11 +112,15 @@ class Unused:
         Returns:
             A new order of the parameters, if there is one.
         """
+        usual = tail.usual
+        if usual and self._planned is not None:
+            self._last = frozenset()
+            return None
         active = len(stepping)
-        if tail.changed:
-            self._raise_changed(used, communicator)
         late: frozenset[int] = frozenset()
-        if not tail.complete:
+        if not usual:
+            if tail.changed:
+                self._raise_changed(used, communicator)
             late = frozenset(i for i, n in enumerate(tail.used_by()) if n < active)
         if late and self._policy == "error":
             self._raise(used, communicator)

@@ -170,7 +170,7 @@ def test_gradients_lie_in_the_buckets() -> None:
         model = DistributedDataParallel(mlp())
         for _ in range(3):
             train_step(model, *batch(0, 4))
-            memory = model._reducer._memory
+            memory = model._reducer.memory
             assert all(np.shares_memory(p.grad._array, memory) for p in model.parameters())
             model.zero_grad(set_to_none=True)
 
