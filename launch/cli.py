@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import allgrad
-from allgrad.errors import AllgradError
+from allgrad.errors import AllgradError, OptionError
 
 _EXAMPLES = """\
 examples:
@@ -22,6 +22,8 @@ examples:
   allgrad run -n 4 --log-dir runs/a --timeout 3600 train.py
   allgrad run -n 2 -m mypackage.train --lr 0.1
   allgrad run -n 4 --dry-run train.py
+  allgrad run --debug -n 4 train.py
+  allgrad run --debug -n 4 --schedule 1:200 train.py
 
 The same script also runs as `python train.py` (one rank) and under `mpiexec -n 4 python train.py`.
 The exit code is that of the rank that failed first: 1 for an exception, 128 + number for a signal,
@@ -74,6 +76,15 @@ def _seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of seconds >= 0, got {text}")
     return value
+
+
+def _seeds(text: str) -> range:
+    from allgrad.launch.debug import parse_seeds  # noqa: PLC0415 - only where it is asked for
+
+    try:
+        return parse_seeds(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -179,6 +190,25 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         help="with --max-restarts: go on with fewer ranks, down to M, when ranks are killed or "
         "cannot be started twice in a row (default: as -n)",
     )
+    add(
+        "--debug",
+        action="store_true",
+        help="run the ranks as threads of one process: same code, same bits, and breakpoint() "
+        "works in any rank",
+    )
+    add(
+        "--pdb",
+        "--debug-post-mortem",
+        action="store_true",
+        help="with --debug: open the debugger where a rank fails, while the others hold",
+    )
+    add(
+        "--schedule",
+        type=_seeds,
+        metavar="SEED",
+        help="with --debug: one rank runs at a time, in an order that SEED decides and repeats; "
+        "1:200 tries these seeds until one fails",
+    )
     add("--dry-run", action="store_true", help="print the exact command and start nothing")
     add("-v", "--verbose", action="store_true", help="say which MPI is used, and how many threads")
     add("target", metavar="script", help="script, or module with -m")
@@ -202,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    options.argv = list(sys.argv[1:] if argv is None else argv)
     from allgrad.launch.run import run  # noqa: PLC0415 - `allgrad --help` need not import it
 
     try:

@@ -38,6 +38,13 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         LaunchError: the job cannot be started as asked.
     """
+    if options.debug:
+        from allgrad.launch import debug  # noqa: PLC0415 - other jobs need nothing of it
+
+        return debug.run(options)
+    for name in ("pdb", "schedule"):
+        if getattr(options, name):
+            raise LaunchError(f"--{name} works with --debug: ranks as threads of one process")
     spec = spec_of(options)
     command = launcher_command(spec, os.environ)
     if options.verbose or options.dry_run:

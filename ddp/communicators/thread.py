@@ -15,10 +15,11 @@ from allgrad.ddp.communicators import operations as ops
 from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, aligned_zeros
 from allgrad.ddp.communicators.board import RING
 from allgrad.ddp.communicators.shared import SLOTS, Bytes, SharedMemoryCommunicator
-from allgrad.ddp.communicators.thread_job import ThreadJob, Waiter
+from allgrad.ddp.communicators.thread_job import RankStoppedError, ThreadJob, Waiter
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Speaker
 from allgrad.ddp.schedule import Schedule
+from allgrad.errors import DistributedError
 
 T = TypeVar("T")
 
@@ -217,6 +218,12 @@ class ThreadCommunicator(SharedMemoryCommunicator):
             super()._wait(operation)
         finally:
             self._awaited = None
+
+    def _check_failure(self) -> None:
+        try:
+            super()._check_failure()
+        except DistributedError as error:
+            raise RankStoppedError(str(error)) from None  # the rank that failed has said why
 
     def _lag(self) -> int:
         """How many ranks at least must post something before this one can do anything."""
