@@ -47,9 +47,9 @@ class Scene:
 
     def start(self, *argv: str, **options: object) -> subprocess.Popen[str]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "ALLGRAD_"))}
+        options = {"stdin": subprocess.DEVNULL} | options
         return subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,6 +75,21 @@ class Scene:
     def allgrad(self, *arguments: str) -> Job:
         """`allgrad run` with arguments."""
         return self.run(*ALLGRAD_RUN, *arguments)
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """The command of `allgrad run` with arguments."""
+        return (*ALLGRAD_RUN, *arguments)
+
+    def talk(self, words: str, *arguments: str) -> Job:
+        """`allgrad run` with arguments, which reads these words from its input."""
+        read, write = os.pipe()
+        os.write(write, words.encode())
+        os.close(write)
+        try:
+            process = self.start(*ALLGRAD_RUN, *arguments, stdin=read)
+        finally:
+            os.close(read)
+        return self.finish(process)
 
     def wait_for(self, *names: str, process: subprocess.Popen[str]) -> None:
         """Wait until the script has made these files."""

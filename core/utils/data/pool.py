@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 from collections import deque
@@ -37,6 +38,11 @@ from .shared import Leases, Packed, map_block, new_block, pack
 from .worker import Order, Reply, Start, serve
 
 _log = logging.getLogger(__name__)
+
+# All connections of this process to its workers, and a lock while workers are being started: file
+# descriptors belong to the process, whatever the thread.
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_launching = threading.RLock()  # a worker that is forked meanwhile may start workers itself
 
 METHODS = ("spawn", "fork")
 _MAX_LEASES = 64
@@ -180,9 +186,16 @@ class WorkerPool:
         return packed, "spawn"
 
     def _launch(self, method: str, recipe: Recipe, preparation: dict[str, Any]) -> None:
+        # a worker forked while another thread has made a connection, but not yet passed it on,
+        # would keep it open for ever
+        with _launching:
+            self._launch_all(method, recipe, preparation)
+
+    def _launch_all(self, method: str, recipe: Recipe, preparation: dict[str, Any]) -> None:
         for worker_id in range(self._count):
             ours, theirs = socket.socketpair()
             connection = Connection(ours.detach())
+            _connections.add(connection)
             if method == "fork":
                 self._fork(connection, theirs, worker_id, recipe)
             else:
@@ -217,9 +230,10 @@ class WorkerPool:
             pid = os.fork()
         if pid == 0:
             try:
-                connection.close()
-                for sibling in self._workers:
-                    sibling.connection.close()
+                # of other loaders and of other ranks' threads, too: their workers end when the last
+                # copy of the connection closes
+                for other in list(_connections):
+                    other.close()
                 self.discard_in_child()
                 serve(Connection(theirs.detach()), worker_id, self._count, (recipe, self._init_fn))
             except BaseException:  # whatever it is, the child must not return into user code

@@ -26,6 +26,7 @@ from typing import Protocol
 import numpy as np
 
 from ... import random as allgrad_random
+from ...moments import moment
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -212,12 +213,27 @@ def default_stream(seed: int) -> Iterator[None]:
         yield
 
 
+_process_streams = threading.RLock()
+
+
 @contextlib.contextmanager
 def all_streams(seed: int) -> Iterator[None]:
     """As `default_stream`, and `random` and `numpy.random` as well; all are put back after.
 
-    Those two belong to the whole process, so this must not run beside the user's thread.
+    Those two belong to the whole process, so this must not run beside the user's thread; where
+    several ranks are threads of one process, their data sets take turns here.
     """
+    while not _process_streams.acquire(timeout=0.01):
+        moment("random streams")  # whoever has it may wait for its turn to run
+    try:
+        with _all_streams(seed):
+            yield
+    finally:
+        _process_streams.release()
+
+
+@contextlib.contextmanager
+def _all_streams(seed: int) -> Iterator[None]:
     python_state = python_random.getstate()
     numpy_state = np.random.get_state()
     python_random.seed(seed)
