@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from allgrad.errors import LaunchError, OptionError
 from allgrad.launch import cores
 from allgrad.launch.launchers.environment import rank_environment, stale_variables
+from allgrad.launch.run import switches
 from allgrad.launch.spec import Command, LaunchSpec
 from allgrad.launch.target import check_target
 
@@ -55,6 +56,8 @@ def spec_of(options: argparse.Namespace) -> LaunchSpec:
         LaunchError: the script does not exist, or an option means nothing for threads.
     """
     check_target(options.target, options.module)
+    if options.schedule is not None and options.link is not None:
+        raise LaunchError("--link takes its time by the clock, which --schedule does without")
     available = cores.available_cores()
     text = os.environ.get("OMP_NUM_THREADS", "")
     own = int(text) if text.isdigit() and int(text) > 0 else None
@@ -70,7 +73,7 @@ def spec_of(options: argparse.Namespace) -> LaunchSpec:
         threads_per_rank=threads,
         cores=len(available),
         bind=bind,
-        env=tuple(options.env),
+        env=(*options.env, *switches(options)),
     )
 
 

@@ -69,7 +69,7 @@ def test_refusals(capsys, monkeypatch, tmp_path, argv, words):
 
 def test_unknown_option_lists_the_known_ones(capsys):
     _, _, err = call(capsys, "run", "--foo", "x.py")
-    assert "Known: --bind --dry-run --env" in err
+    assert "Known: --bind --debug --debug-post-mortem --dry-run --env" in err
 
 
 def test_mpi4py_missing(capsys, monkeypatch, tmp_path):
