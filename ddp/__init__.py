@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.sampler import DistributedSampler
     from allgrad.ddp.schedule import Schedule
     from allgrad.ddp.shard_sampler import ShardedBatchSampler
+    from allgrad.ddp.sync_batchnorm import SyncBatchNorm
     from allgrad.ddp.work import Work
 
 _HOMES = {
@@ -90,6 +91,7 @@ _HOMES = {
     "init_process_group": "process_group",
     "is_initialized": "process_group",
     "DistributedSampler": "sampler",
+    "SyncBatchNorm": "sync_batchnorm",
     "ShardedBatchSampler": "shard_sampler",
     "Schedule": "schedule",
 }
@@ -108,6 +110,7 @@ __all__ = [
     "ReduceOp",
     "Schedule",
     "ShardedBatchSampler",
+    "SyncBatchNorm",
     "Work",
     "all_gather",
     "all_gather_into_tensor",

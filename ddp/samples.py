@@ -54,9 +54,9 @@ def shares_of(
     """What each rank counts in the mean over the ranks.
 
     Args:
-        samples: per rank, since its last synchronised backward; 0: not known.
+        samples: per rank, since its last synchronised backward; 0: an empty batch.
         stepping: the ranks that make this step; the others count nothing.
-        weighted: by samples, if all that step know theirs; otherwise all count the same.
+        weighted: by samples, if any rank has seen some; otherwise all count the same.
         initial_size: None, or where some rank is absent, whether to divide by the number of all
             ranks (True) or of those that step (False), without regard to samples.
 
@@ -72,7 +72,7 @@ def shares_of(
     size = len(samples)
     absent = len(stepping) < size
     counts = [0.0] * size
-    by_samples = weighted and all(samples[rank] > 0 for rank in stepping)
+    by_samples = weighted and any(samples[rank] > 0 for rank in stepping)
     if absent and initial_size is not None:
         by_samples = False
     for rank in stepping:
@@ -83,8 +83,13 @@ def shares_of(
 
 
 def scale(array: Array, factor: float) -> None:
-    """Multiply in place; half precision with the factor in single precision."""
-    if array.dtype.itemsize == 2:
+    """Multiply in place; half precision with the factor in single precision. 0 makes zeros of NaN.
+
+    The mean over an empty batch is NaN, and so are its gradients.
+    """
+    if factor == 0:
+        array.fill(0)
+    elif array.dtype.itemsize == 2:
         np.multiply(array, np.float32(factor), out=array, casting="unsafe")
     else:
         np.multiply(array, array.dtype.type(factor), out=array)
