@@ -185,7 +185,8 @@ def test_shares() -> None:
     assert shares_of([4, 4], [0, 1], True, None) is None
     assert shares_of([5, 3], [0, 1], True, None) == [0.625, 0.375]
     assert shares_of([5, 3], [0, 1], False, None) is None
-    assert shares_of([5, 0], [0, 1], True, None) is None  # one does not know: all count the same
+    assert shares_of([5, 0], [0, 1], True, None) == [1, 0]  # an empty batch
+    assert shares_of([0, 0], [0, 1], True, None) is None  # nobody knows
     assert shares_of([5, 0, 5], [0, 2], True, None) == [0.5, 0, 0.5]
     assert shares_of([6, 0, 2], [0, 2], True, None) == [0.75, 0, 0.25]
     assert shares_of([6, 0, 2, 0], [0, 2], True, True) == [0.25, 0, 0.25, 0]
