@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.schedule import Schedule
     from allgrad.ddp.shard_sampler import ShardedBatchSampler
     from allgrad.ddp.sync_batchnorm import SyncBatchNorm
+    from allgrad.ddp.tracing.record import trace
     from allgrad.ddp.work import Work
 
 _HOMES = {
@@ -92,6 +93,7 @@ _HOMES = {
     "is_initialized": "process_group",
     "DistributedSampler": "sampler",
     "SyncBatchNorm": "sync_batchnorm",
+    "trace": "tracing.record",
     "ShardedBatchSampler": "shard_sampler",
     "Schedule": "schedule",
 }
@@ -135,6 +137,7 @@ __all__ = [
     "reduce_sum",
     "restart_count",
     "run_ranks",
+    "trace",
 ]
 
 

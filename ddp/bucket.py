@@ -27,6 +27,7 @@ class Bucket:
         whole: `flat` and, in the last bucket, the tail behind it (see Note [Tail] in `tail`).
         indices, names, params: its parameters; `views`: the places of their gradients in `flat`,
             in the same order.
+        ready_s: when the last of its gradients was ready, seconds of perf_counter.
         missing: parameters whose gradient is not ready in this backward.
         note: what it is, for messages: "bucket 2 of 5 (fc.bias ... conv1.weight)".
     """
@@ -40,6 +41,7 @@ class Bucket:
         "names",
         "note",
         "params",
+        "ready_s",
         "views",
         "whole",
     )
@@ -68,6 +70,7 @@ class Bucket:
             shape = tuple(param.shape)
             self.views.append(self.flat[first : first + param.numel()].reshape(shape))
         self.missing = len(self.params)
+        self.ready_s = 0.0
 
 
 def attach(buckets: Sequence[Bucket], as_view: bool) -> None:

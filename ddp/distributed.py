@@ -24,8 +24,10 @@ from allgrad.ddp.reducer import Reducer
 from allgrad.ddp.samples import count_samples
 from allgrad.ddp.shards import LogicalShards, ShardBuffers, check_logical
 from allgrad.ddp.timing import CommunicationTimer
+from allgrad.ddp.tracing.layers import timed_forward
 from allgrad.errors import DistributedError, OptionError
 from allgrad.nn import Module
+from allgrad.timeline import active
 
 _UNUSED = ("report", "error", "ignore")
 _BUFFERS = ("broadcast", "average", "none")
@@ -202,6 +204,12 @@ class DistributedDataParallel(Module):
                 reducer.samples += count_samples((args, kwargs), self._dim)
             else:
                 reducer.samples_in_eval += count_samples((args, kwargs), self._dim)
+        timeline = active()
+        if timeline is not None:
+            return timed_forward(self._forward, self.module, timeline, args, kwargs)
+        return self._forward(*args, **kwargs)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.logical is not None and self.training and is_grad_enabled():
             with self.logical.plain():
                 return self.module(*args, **kwargs)

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allgrad.ddp import environment, failure
 from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator
@@ -26,6 +26,9 @@ from allgrad.ddp.communicators.thread import (
 )
 from allgrad.ddp.diagnosis import settings
 from allgrad.errors import DistributedError, OptionError
+
+if TYPE_CHECKING:
+    from allgrad.ddp.tracing.record import Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class ProcessGroup:
         self.place = place
         self.rank, self.size = communicator.rank, communicator.size
         self.meetings: list[Callable[[], None]] = []
+        self.recorder: Recorder | None = None
         self._hooks: failure.FailureHooks | None = None
         self._open = True
 
@@ -79,6 +83,8 @@ class ProcessGroup:
     def close(self) -> None:
         """Collective. Give the communicator back and restore the hooks."""
         self.meet()
+        if self.recorder is not None:
+            self.recorder.close()
         self._open = False
         self.communicator.close()
         if self._hooks is not None:
@@ -154,6 +160,10 @@ def init_process_group(
     _set_default(group)
     if group.size > 1 and threads is None:
         group.install_failure_hooks()
+    if os.environ.get("ALLGRAD_TRACE") or os.environ.get("ALLGRAD_NVTX"):
+        from allgrad.ddp.tracing.record import from_environment  # noqa: PLC0415 - rarely used
+
+        group.recorder = from_environment(group.communicator)
     if threads is not None:
         _belongings(threads).setdefault("leaving", []).append(group.leave)
     _log.debug("%s joined by communicator %s", group.where, group.communicator.name)

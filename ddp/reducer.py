@@ -36,7 +36,7 @@ from allgrad.ddp.options import Options
 from allgrad.ddp.reduction import MeanReduction, Reduction
 from allgrad.ddp.samples import scale, shares_of
 from allgrad.ddp.tail import Unused
-from allgrad.ddp.timing import CommunicationTimer
+from allgrad.ddp.timing import CommunicationTimer, UnderWay
 from allgrad.moments import moment
 from allgrad.nn import Module
 from allgrad.tensors.gradients import RemovableHandle
@@ -210,6 +210,7 @@ class Reducer:
         self._collect(param, view)
         bucket.missing -= 1
         if bucket.missing == 0:
+            bucket.ready_s = perf_counter()
             self._push()
 
     def _push(self) -> None:
@@ -252,7 +253,7 @@ class Reducer:
         self._frozen = self._frozen_now()
         self._order.clear()
         self._next = 0
-        self._pending: deque[tuple[Work, float]] = deque()
+        self._pending: deque[UnderWay] = deque()
         self._count_missing()
 
     def _frozen_now(self) -> bytes:
@@ -341,7 +342,7 @@ class Reducer:
                 scale(bucket.flat, self._factor)
         if bucket.is_last:
             self._write_tail()
-        self._track(self.reduction.reduce(bucket))
+        self._track(self.reduction.reduce(bucket), bucket)
         if bucket.is_last:
             self._launch_rest()
         communicator.note = ""
@@ -386,15 +387,15 @@ class Reducer:
             for work in self._buffers.start(self._stepping[0], self._factor):
                 self._track(work)
 
-    def _track(self, work: Work) -> None:
+    def _track(self, work: Work, bucket: Bucket | None = None) -> None:
         self.timer.collectives += 1
-        self._pending.append((work, perf_counter()))
+        self._pending.append(UnderWay(work, perf_counter(), self._communicator.note, bucket))
 
     def _progress(self) -> None:
         """Push the communication on; note what has arrived."""
         pending = self._pending
-        while pending and pending[0][0].test():
-            self.timer.add_span(pending.popleft()[1], perf_counter())
+        while pending and pending[0].work.test():
+            self.timer.completed(pending.popleft())
 
     # ---- at the end of backward ------------------------------------------------------------
 
@@ -411,13 +412,12 @@ class Reducer:
         """Wait for all collectives of this backward and put the results where they belong."""
         self.gate.fence()  # what follows in a hook's chain of futures comes after other models'
         while self._pending:
-            work, launched = self._pending.popleft()
-            work.wait()
-            self.timer.add_span(launched, perf_counter())
+            self._pending[0].work.wait()
+            self.timer.completed(self._pending.popleft())
         self._running = False
         if self._buffers is not None:
             self._buffers.finish()
-        self.timer.end_step(exposed_s=perf_counter() - begin)
+        self.timer.end_step(begin)
         if not self._serving:
             self._give_back()
         self.gate.finish(self._epilogue)

@@ -1,6 +1,25 @@
-"""How long communication took and how much of it backward hid. Imports nothing of allgrad."""
+"""How long communication took and how much of it backward hid: sums, and events of a timeline.
+
+May import: `bucket`, `communicators.base`, `allgrad.timeline`.
+"""
 
 from __future__ import annotations
+
+from time import perf_counter
+from typing import NamedTuple
+
+from allgrad.ddp.bucket import Bucket
+from allgrad.ddp.communicators.base import Work
+from allgrad.timeline import active
+
+
+class UnderWay(NamedTuple):
+    """A collective of a backward between launch and completion; `note` says what it is."""
+
+    work: Work
+    launched_s: float
+    note: str
+    bucket: Bucket | None = None
 
 
 class CommunicationTimer:
@@ -26,19 +45,43 @@ class CommunicationTimer:
         """Start the sums anew."""
         self.steps = self.collectives = 0
         self.communication_s = self.exposed_s = self.in_backward_s = 0.0
-        self._covered_until = 0.0
+        self._covered_until = self._in_backward_before = 0.0
 
-    def add_span(self, launched: float, completed: float) -> None:
-        """One bucket's time under way; spans come in order of launch, and may overlap."""
-        start = max(launched, self._covered_until)
-        if completed > start:
-            self.communication_s += completed - start
-            self._covered_until = completed
+    def completed(self, one: UnderWay) -> None:
+        """A collective was seen to be done; they come in order of launch, and may overlap."""
+        now = perf_counter()
+        start = max(one.launched_s, self._covered_until)
+        if now > start:
+            self.communication_s += now - start
+            self._covered_until = now
+        timeline = active()
+        if timeline is None:
+            return
+        bucket = one.bucket
+        if bucket is None:
+            timeline.add(one.note, "bucket", one.launched_s, now, bucket=self.buckets + 1)
+            return
+        timeline.add(
+            one.note,
+            "bucket",
+            one.launched_s,
+            now,
+            bucket=bucket.index + 1,
+            bytes=bucket.whole.nbytes,
+            queued_s=max(0.0, one.launched_s - bucket.ready_s),
+            names=bucket.names,
+        )
 
-    def end_step(self, exposed_s: float) -> None:
-        """A backward run has ended."""
+    def end_step(self, begin_s: float) -> None:
+        """A backward run has ended; since `begin_s` no gradient was left to compute."""
+        now = perf_counter()
         self.steps += 1
-        self.exposed_s += exposed_s
+        self.exposed_s += now - begin_s
+        timeline = active()
+        if timeline is not None:
+            reducing = self.in_backward_s - self._in_backward_before
+            timeline.add("exposed", "wait", begin_s, now, in_backward_s=reducing)
+        self._in_backward_before = self.in_backward_s
 
     def report(self) -> dict[str, float | int]:
         """The sums; `hidden_share` is 1 - exposed / communication, 0 if there was none."""

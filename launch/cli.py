@@ -114,7 +114,20 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     _add_run_options(run)
+    _add_trace(commands)
     return parser
+
+
+def _add_trace(commands: Any) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="say what the steps of a recorded timeline wait for, and draw one",
+        description="Say what the steps of a timeline of `allgrad run --trace` wait for.",
+        allow_abbrev=False,
+    )
+    trace.add_argument("path", type=Path, help="the folder or file that --trace was given")
+    trace.add_argument("--step", type=int, metavar="K", help="this step (default: a typical one)")
+    trace.add_argument("--png", type=Path, metavar="FILE", help="draw the step into this file")
 
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
@@ -209,6 +222,14 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         help="with --debug: one rank runs at a time, in an order that SEED decides and repeats; "
         "1:200 tries these seeds until one fails",
     )
+    add(
+        "--trace",
+        type=Path,
+        metavar="PATH",
+        help="write a timeline of all ranks into this folder, or into this file if it ends in "
+        ".json; look at it with `allgrad trace PATH`",
+    )
+    add("--trace-steps", metavar="A:B", help="record the steps from A to before B only")
     add("--dry-run", action="store_true", help="print the exact command and start nothing")
     add("-v", "--verbose", action="store_true", help="say which MPI is used, and how many threads")
     add("target", metavar="script", help="script, or module with -m")
@@ -233,9 +254,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     options.argv = list(sys.argv[1:] if argv is None else argv)
-    from allgrad.launch.run import run  # noqa: PLC0415 - `allgrad --help` need not import it
+    # `allgrad --help` need not import what commands need
+    from allgrad.ddp.tracing.command import show  # noqa: PLC0415
+    from allgrad.launch.run import run  # noqa: PLC0415
 
     try:
+        if options.command == "trace":
+            lines = show(options.path, options.step, options.png)
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+            return 0
         return run(options)
     except AllgradError as error:
         sys.stderr.write(f"allgrad {options.command}: {error}\n")

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from allgrad.ddp.communicators.link import Link
 from allgrad.ddp.events import EVENTS_VARIABLE, RESTART_VARIABLES, read_events, write_event
+from allgrad.ddp.tracing.command import finish
+from allgrad.ddp.tracing.files import parse_steps
 from allgrad.errors import LaunchError
 from allgrad.launch import cores, leftovers, worker
 from allgrad.launch.console import Console
@@ -56,7 +58,12 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(
             f"allgrad: {spec.nproc} ranks share {spec.cores} cores, so they take turns\n"
         )
-    return _run_again_while_it_helps(spec, _console(options, spec), options).code
+    console = _console(options, spec)
+    code = _run_again_while_it_helps(spec, console, options).code
+    if options.trace is not None:
+        for line in finish(options.trace):
+            console.say(f"allgrad: {line}")
+    return code
 
 
 def _run_again_while_it_helps(
@@ -155,6 +162,10 @@ def switches(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     if options.link is not None:
         Link.parse(options.link)
         found.append(("ALLGRAD_LINK", options.link))
+    if options.trace is not None:
+        parse_steps(options.trace_steps)
+        found.append(("ALLGRAD_TRACE", str(options.trace.absolute())))
+        found.append(("ALLGRAD_TRACE_STEPS", options.trace_steps or ""))
     return tuple(found)
 
 
