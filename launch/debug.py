@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 
+from allgrad.ddp.tracing.command import finish
 from allgrad.errors import LaunchError, OptionError
 from allgrad.launch import cores
 from allgrad.launch.launchers.environment import rank_environment, stale_variables
@@ -46,7 +47,10 @@ def run(options: argparse.Namespace) -> int:
         return run_seeds(spec, options)
     from allgrad.launch.debug_host import run_job  # noqa: PLC0415 - not for --dry-run
 
-    return run_job(spec, options, None if options.schedule is None else options.schedule[0])
+    code = run_job(spec, options, None if options.schedule is None else options.schedule[0])
+    if options.trace is not None:
+        sys.stderr.writelines(f"allgrad: {line}\n" for line in finish(options.trace))
+    return code
 
 
 def spec_of(options: argparse.Namespace) -> LaunchSpec:

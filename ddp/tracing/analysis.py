@@ -6,7 +6,7 @@ May import: `model`. Everything here follows from four rules:
   the wait at the end of backward is exposed; the rest is hidden behind backward.
 * A bucket is on the wire only once the last rank has launched it. A wait while some bucket is on
   the wire is a wait for the wire (or for the reduction, where ranks share memory).
-* A wait while nothing is on the wire is a wait for the rank that launches last: "late".
+* A wait while nothing is on the wire is a wait for the rank whose bucket is ready last: "late".
 * Why a rank is late: of the things that it did since the step began (batch, forward, backward,
   spans of the user, other code), the one that took it longest in comparison with the rank that
   was first.
@@ -186,43 +186,41 @@ def _lateness(steps: dict[int, RankStep], ranks: dict[int, RankFigures]) -> _Lat
     for bucket, events in _launches(steps).items():
         if len(events) < len(steps):
             continue
-        order = sorted(events, key=lambda rank: events[rank].begin_s)
+        # when it was ready: an early rank may have to wait for the others before it launches
+        ready = {rank: e.begin_s - e.details.get("queued_s", 0.0) for rank, e in events.items()}
+        order = sorted(ready, key=lambda rank: ready[rank])
         first, last = order[0], order[-1]
-        gap = (events[first].begin_s, events[last].begin_s)
+        gap = (ready[first], max(e.begin_s for e in events.values()))
         waited = [length(common(_spans(steps[rank].of("wait")), [gap])) for rank in order[:-1]]
         wait = min(max(waited), max(ranks[rank].late_s for rank in order[:-1]))
         if wait > 0 and (worst is None or wait > worst.wait_s):
-            cause = _cause(steps[first], steps[last], gap[1])
+            cause = _cause(steps[first], ready[first], steps[last], ready[last])
             worst = _Lateness(last, bucket, wait, cause)
     return worst
 
 
-def _cause(early: RankStep, late: RankStep, until_s: float) -> str:
-    """What the late rank did for longer than the early one before it launched."""
+def _cause(early: RankStep, early_ready_s: float, late: RankStep, late_ready_s: float) -> str:
+    """What the late rank did for longer than the early one before its bucket was ready."""
     more = {
-        words: _until(late, category, until_s) - _until(early, category, until_s)
+        words: _until(late, category, late_ready_s) - _until(early, category, early_ready_s)
         for category, words in _PHASES.items()
     }
     for event in late.of("user"):
-        if event.begin_s < until_s and not _inside(event, late.of("data", "forward", "backward")):
+        if not _inside(event, late.of("data", "forward", "backward")):
             name = f"span {event.name!r}"
-            others = sum(e.duration_s for e in early.of("user") if e.name == event.name)
-            more[name] = more.get(name, -others) + min(event.end_s, until_s) - event.begin_s
-    known = sum(more.values())
-    begun_later = late.begin_s - early.begin_s
-    more["the end of the step before"] = begun_later
-    end_early = max((e.begin_s for e in early.of("bucket")), default=early.end_s)
-    more["code outside of forward and backward"] = until_s - end_early - known - begun_later
+            more[name] = _until(late, "user", late_ready_s, event.name) - _until(
+                early, "user", early_ready_s, event.name
+            )
+    in_all = (late_ready_s - late.begin_s) - (early_ready_s - early.begin_s)
+    more["code outside of forward and backward"] = in_all - sum(more.values())
+    more["the end of the step before"] = late.begin_s - early.begin_s
     return max(more, key=lambda words: more[words])
 
 
-def _until(step: RankStep, category: str, until_s: float) -> float:
-    """Seconds of the category before a moment; waits for others do not count."""
-    spans = _spans(step.of(category))
-    own = length(common(spans, [(step.begin_s, until_s)]))
-    if category == "backward":
-        own -= length(common(_spans(step.of("wait")), [(step.begin_s, until_s)]))
-    return own
+def _until(step: RankStep, category: str, until_s: float, name: str | None = None) -> float:
+    """Seconds of the category, or of its events of that name, before a moment."""
+    events = [e for e in step.of(category) if name in (None, e.name)]
+    return length(common(_spans(events), [(step.begin_s, until_s)]))
 
 
 def _inside(event: Event, others: list[Event]) -> bool:

@@ -106,7 +106,8 @@ class RankFile:
             os.replace(self._path, self._old)
             self._file, self._steps = self._open(), 0
         self._steps += 1
-        os.write(self._file, _record(tuple(step)))
+        events = [(*event[:4], _plain(event[4]) if event[4] else {}) for event in step.events]
+        os.write(self._file, _record((*step[:3], events, step.dropped)))
 
     def close(self) -> None:
         """Idempotent."""
@@ -116,14 +117,12 @@ class RankFile:
 
 
 def _record(value: Any) -> bytes:
-    try:
-        data = marshal.dumps(value)
-    except ValueError:  # numbers of NumPy and the like among the details
-        data = marshal.dumps(_plain(value))
+    data = marshal.dumps(value)
     return _LENGTH.pack(len(data)) + data
 
 
 def _plain(value: Any) -> Any:
+    """What marshal can write: numbers of NumPy become Python's, unknown things text."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
