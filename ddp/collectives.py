@@ -13,7 +13,7 @@ import numpy as np
 
 from allgrad import Tensor
 from allgrad.ddp.communicators.base import COMPLETED, Array, ReduceOp, Work
-from allgrad.ddp.process_group import ProcessGroup, default_group
+from allgrad.ddp.process_group import ProcessGroup, met
 from allgrad.errors import ShapeError
 from allgrad.tensors import graph
 
@@ -84,7 +84,7 @@ def all_reduce(
     Raises:
         DistributedError: a rank failed, did not come in time, or called something else.
     """
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     work = _in_place(tensor, lambda a, asynchronous: comm.all_reduce(a, op, asynchronous), async_op)
     return work if async_op else None
 
@@ -96,7 +96,7 @@ def broadcast(
     async_op: bool = False,
 ) -> Work | None:
     """Replace the tensor on every rank by that of rank `src`; see `all_reduce`."""
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     work = _in_place(tensor, lambda a, asynchronous: comm.broadcast(a, src, asynchronous), async_op)
     return work if async_op else None
 
@@ -111,7 +111,7 @@ def all_gather_into_tensor(
     Raises:
         ShapeError: the output does not have size times as many elements as the input.
     """
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     gathered = comm.all_gather(np.ascontiguousarray(_array_of(input_tensor)))
     _store(output_tensor, gathered, "all_gather_into_tensor")
 
@@ -124,7 +124,7 @@ def all_gather(
     Raises:
         ShapeError: the list does not have one tensor of the right size per rank.
     """
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     if len(tensor_list) != comm.size:
         raise ShapeError(
             f"{comm.where} all_gather needs a list of {comm.size} tensors, got {len(tensor_list)}"
@@ -145,7 +145,7 @@ def reduce_scatter_tensor(
     Raises:
         ShapeError: the input does not have size times as many elements as the output.
     """
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     source, target = np.ascontiguousarray(_array_of(input)), _array_of(output)
     if source.size != comm.size * target.size:
         raise ShapeError(
@@ -167,7 +167,7 @@ def reduce_scatter(
     Raises:
         ShapeError: the list does not have one tensor per rank.
     """
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     if len(input_list) != comm.size:
         raise ShapeError(
             f"{comm.where} reduce_scatter needs a list of {comm.size} tensors, "
@@ -191,7 +191,7 @@ def _store(target: Tensor | Array, value: Array, what: str) -> None:
 
 def barrier(group: ProcessGroup | None = None, async_op: bool = False) -> Work | None:
     """Return once every rank has called it."""
-    (group or default_group()).communicator.barrier()
+    met(group).communicator.barrier()
     return COMPLETED if async_op else None
 
 
@@ -201,7 +201,7 @@ def all_gather_object(object_list: list[Any], obj: Any, group: ProcessGroup | No
     Raises:
         ShapeError: the list does not have one place per rank.
     """
-    comm = (group or default_group()).communicator
+    comm = met(group).communicator
     if len(object_list) != comm.size:
         raise ShapeError(
             f"{comm.where} all_gather_object needs a list of {comm.size} places, "
@@ -212,7 +212,7 @@ def all_gather_object(object_list: list[Any], obj: Any, group: ProcessGroup | No
 
 def broadcast_object(obj: Any, src: int = 0, group: ProcessGroup | None = None) -> Any:
     """Return the picklable object of rank `src` on every rank."""
-    return (group or default_group()).communicator.broadcast_object(obj, src)
+    return met(group).communicator.broadcast_object(obj, src)
 
 
 def broadcast_object_list(

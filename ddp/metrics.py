@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from allgrad import Tensor
-from allgrad.ddp.process_group import ProcessGroup, default_group
+from allgrad.ddp.process_group import ProcessGroup, met
 from allgrad.errors import DistributedError, NonFiniteError
 
 Number = float | int | Tensor
@@ -39,7 +39,7 @@ def reduce_sum(values: Mapping[str, Number], group: ProcessGroup | None = None) 
         {'correct': 90.0, 'seen': 100.0}
         >>> ddp.destroy_process_group()
     """
-    communicator = (group or default_group()).communicator
+    communicator = met(group).communicator
     sums = np.array([float(value) for value in values.values()], np.float64)
     if sums.size == 0:
         raise DistributedError(f"{communicator.where} reduce_sum: no values given")
@@ -58,7 +58,7 @@ def check_finite(loss: Number, step: int, group: ProcessGroup | None = None) -> 
     Raises:
         NonFiniteError: names the step, the ranks and their losses.
     """
-    communicator = (group or default_group()).communicator
+    communicator = met(group).communicator
     losses = communicator.all_gather(np.array(float(loss), np.float64)).tolist()
     bad = [f"{value} on rank {r}" for r, value in enumerate(losses) if not math.isfinite(value)]
     if bad:

@@ -282,6 +282,13 @@ def default_group() -> ProcessGroup:
     return group
 
 
+def met(group: ProcessGroup | None) -> ProcessGroup:
+    """The group, or the default one, after `ProcessGroup.meet`: for collectives of the user's."""
+    group = group or default_group()
+    group.meet()
+    return group
+
+
 def destroy_process_group() -> None:
     """Collective. Leave the group; afterwards `init_process_group` may be called again."""
     default_group().close()

@@ -81,7 +81,7 @@ def test_replicas_are_the_same_after_uneven_epochs(counts: tuple[int, ...], kind
             for x, y in loader(counts[rank], 100 * epoch + rank):
                 step(model, optimizer, x, y)
                 scheduler.step()
-        ddp.process_group.default_group().meet()
+        ddp.barrier()
         states.append(state(model, optimizer, scheduler))
         for x, y in loader(3, 1000 + rank):  # an even epoch afterwards
             step(model, optimizer, x, y)
@@ -103,7 +103,7 @@ def test_the_steps_without_a_rank_are_those_of_the_others() -> None:
         optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for x, y in loader(3 if rank == 0 else 1, rank):
             step(model, optimizer, x, y)
-        ddp.process_group.default_group().meet()
+        ddp.barrier()
         return np.concatenate([p._array.ravel() for p in model.parameters()])
 
     ag.manual_seed(0)
@@ -156,7 +156,7 @@ def test_gradients_of_a_rank_that_waited_are_its_own() -> None:
         for x, y in loader(1 + 2 * rank, rank):
             step(model, optimizer, x, y)
         before = [p.grad._array.copy() for p in model.parameters()]
-        ddp.process_group.default_group().meet()
+        ddp.barrier()
         for p, grad in zip(model.parameters(), before, strict=True):
             assert p.grad._array.tobytes() == grad.tobytes()
 
@@ -200,7 +200,7 @@ def test_batches_that_are_looked_up_one_ahead() -> None:
         for epoch in range(2):
             for x, y in ahead(loader(3 + rank, epoch)):
                 step(model, optimizer, x, y)
-        ddp.process_group.default_group().meet()
+        ddp.barrier()
         return state(model, optimizer)
 
     results = on_ranks(body)
@@ -228,7 +228,7 @@ def test_evaluation_on_rank_0_alone_needs_nobody() -> None:
             model.eval()
             for seen, _ in loader(2, 99):
                 model(seen)
-        ddp.process_group.default_group().meet()
+        ddp.barrier()
         return flat(model.parameters())
 
     def flat(tensors: Any) -> bytes:
@@ -247,7 +247,7 @@ def test_two_models_of_one_group_join() -> None:
             for x, y in loader(2 + 2 * rank, rank):
                 for model, optimizer in zip((one, two), optimizers, strict=True):
                     step(model, optimizer, x, y)
-        ddp.process_group.default_group().meet()
+        ddp.barrier()
         return state(one, optimizers[0]) + state(two, optimizers[1])
 
     results = on_ranks(body)
@@ -318,7 +318,7 @@ def test_a_rank_that_goes_another_way_is_an_error_on_all_ranks() -> None:
 
         def go_on() -> None:
             if rank == 0:
-                ddp.process_group.default_group().meet()
+                ddp.barrier()
             else:
                 step(model, optimizer, *next(batches))
 
@@ -326,7 +326,7 @@ def test_a_rank_that_goes_another_way_is_an_error_on_all_ranks() -> None:
             go_on()
         text = str(caught.value)
         assert f"[rank {rank}/2] rank 0 makes no further step while rank 1 trains on" in text
-        assert "rank 0 called meet() at " in text
+        assert "rank 0 called barrier() at " in text
         assert "rank 1 is in backward of Sequential (wrapped model 1) at " in text
         assert "test_join.py" in text
         assert "model.join()" in text
@@ -346,7 +346,7 @@ def test_a_barrier_after_the_last_epoch_against_one_epoch_more() -> None:
             for epoch in range(1 + rank):
                 for x, y in loader(2, epoch):
                     step(model, optimizer, x, y)
-            ddp.process_group.default_group().meet()
+            ddp.barrier()
 
         with pytest.raises(DistributedError, match="rank 0 makes no further step"):
             train()
