@@ -79,6 +79,7 @@ _HOMES = {
     "Join": "join",
     "restart_count": "events",
     "fingerprint": "fingerprints",
+    "Future": "futures",
     "GracefulExit": "graceful",
     "graceful_exit": "graceful",
     "check_finite": "metrics",
@@ -96,6 +97,7 @@ _HOMES = {
     "trace": "tracing.record",
     "ShardedBatchSampler": "shard_sampler",
     "Schedule": "schedule",
+    "Work": "work",
 }
 
 _MODULES = ("schedule",)  # found as attributes without being imported first

@@ -21,7 +21,6 @@ from allgrad.ddp.options import Options
 from allgrad.ddp.plan import BUCKET_CAP_BYTES
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Reducer
-from allgrad.ddp.samples import count_samples
 from allgrad.ddp.shards import LogicalShards, ShardBuffers, check_logical
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.ddp.tracing.layers import timed_forward
@@ -201,9 +200,7 @@ class DistributedDataParallel(Module):
         if reducer is not None and is_grad_enabled():
             if self.training:
                 self._enter_step(reducer)
-                reducer.samples += count_samples((args, kwargs), self._dim)
-            else:
-                reducer.samples_in_eval += count_samples((args, kwargs), self._dim)
+            reducer.samples.add((args, kwargs), self._dim, self.training)
         timeline = active()
         if timeline is not None:
             return timed_forward(self._forward, self.module, timeline, args, kwargs)
@@ -266,7 +263,7 @@ class DistributedDataParallel(Module):
         """
         self._refuse_with_shards("count_samples", "shards count by the samples they hold")
         if self._reducer is not None:
-            self._reducer.given_samples = count
+            self._reducer.samples.given = count
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ from allgrad.ddp.join import take_over
 from allgrad.ddp.layout import Layout
 from allgrad.ddp.options import Options
 from allgrad.ddp.reduction import MeanReduction, Reduction
-from allgrad.ddp.samples import scale, shares_of
+from allgrad.ddp.samples import SampleCount, scale, shares_of
 from allgrad.ddp.tail import Unused
 from allgrad.ddp.timing import CommunicationTimer, UnderWay
 from allgrad.moments import moment
@@ -58,9 +58,7 @@ class Reducer:
         overlap: whether buckets are launched while backward runs; otherwise all after it.
         synchronise: whether backward runs reduce; switched off by `no_sync`.
         steps: synchronised backward runs so far, those that only other ranks made included.
-        samples, samples_in_eval: that forward has seen since the last synchronised backward, in
-            training and in eval mode; the latter count where there are none of the former.
-        given_samples: counts instead of what forward has seen, once.
+        samples: that forward has seen since the last synchronised backward.
         divide_by_initial: see `DistributedDataParallel.join`; None outside of it.
         on_start: called at the beginning of every synchronised backward with the header of all.
     """
@@ -78,10 +76,10 @@ class Reducer:
         self._communicator = gate.communicator
         self.reduction: Reduction = MeanReduction(self._communicator)
         self.timer = CommunicationTimer()
-        self.steps = self.samples = self.samples_in_eval = 0
+        self.steps = 0
+        self.samples = SampleCount()
         self._module = module
         self.gate, self._options, self._buffers = gate, options, buffers
-        self.given_samples: float | None = None
         self._handles: list[RemovableHandle] = []
         self._params: list[Tensor] = []
         self._number = gate.register(self)
@@ -141,7 +139,7 @@ class Reducer:
         """Collective. Send the step header now, not at the beginning of backward."""
         if not self._buckets:
             self._allocate()
-        self.given_samples = samples
+        self.samples.given = samples
         self._frozen = self._frozen_now()
         row = self._row()
         row[gates.RUNS] = 1
@@ -301,9 +299,7 @@ class Reducer:
     def _row(self) -> list[float]:
         structure = zlib.crc32(self._frozen, self._layout.identity)
         flags = gates.THROW if self.gate.throwing else 0
-        samples = self.given_samples
-        if samples is None:
-            samples = self.samples or self.samples_in_eval
+        samples = self.samples.total
         return [gates.Kind.STEP, self._number, self._runs, samples, self.steps, structure, flags]
 
     def _start(self, header: Header) -> None:
@@ -320,8 +316,8 @@ class Reducer:
             )
         self._factor = 1.0 if shares is None else size * shares[self._communicator.rank]
         if not self._serving:
-            self._runs = self.samples = self.samples_in_eval = 0
-            self.given_samples = None
+            self._runs = 0
+            self.samples.reset()
         if not self._buckets:
             self._allocate()
             self._count_missing()

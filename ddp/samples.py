@@ -15,8 +15,47 @@ from allgrad import Tensor
 from allgrad.ddp.communicators.base import Array
 from allgrad.nn.utils.rnn import PackedSequence
 
+UNKNOWN = -1.0  # in a header
 
-def count_samples(value: Any, dim: int = 0) -> int:
+
+class SampleCount:
+    """The samples that a rank has seen since its last synchronised backward.
+
+    Attributes:
+        given: counts instead of what forward has seen, if not None.
+    """
+
+    __slots__ = ("_in_eval", "_in_training", "given")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.given: float | None = None
+        self._in_training: int | None = None
+        self._in_eval: int | None = None
+
+    def add(self, arguments: Any, dim: int, training: bool) -> None:
+        """A forward with gradients has begun."""
+        count = count_samples(arguments, dim)
+        if count is None:
+            return
+        if training:
+            self._in_training = count + (self._in_training or 0)
+        else:
+            self._in_eval = count + (self._in_eval or 0)
+
+    @property
+    def total(self) -> float:
+        """Those in training mode; if there were none, those in eval mode; or `UNKNOWN`."""
+        for count in (self.given, self._in_training, self._in_eval):
+            if count is not None:
+                return count
+        return UNKNOWN
+
+
+def count_samples(value: Any, dim: int = 0) -> int | None:
     """Samples in the arguments of one forward: the size of the first tensor in dimension `dim`.
 
     Args:
@@ -25,7 +64,7 @@ def count_samples(value: Any, dim: int = 0) -> int:
         dim: where samples lie; negative from the end.
 
     Returns:
-        0 if there is no tensor of enough dimensions.
+        None if there is no tensor of enough dimensions.
 
     Example:
         >>> import allgrad as ag
@@ -34,18 +73,18 @@ def count_samples(value: Any, dim: int = 0) -> int:
     """
     if isinstance(value, Tensor):
         shape = value.shape
-        return int(shape[dim]) if -len(shape) <= dim < len(shape) else 0
+        return int(shape[dim]) if -len(shape) <= dim < len(shape) else None
     if isinstance(value, PackedSequence):
         return int(value.batch_sizes._array[0])
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, tuple | list):
-        return 0
+        return None
     for item in value:
         count = count_samples(item, dim)
-        if count:
+        if count is not None:
             return count
-    return 0
+    return None
 
 
 def shares_of(
@@ -54,9 +93,10 @@ def shares_of(
     """What each rank counts in the mean over the ranks.
 
     Args:
-        samples: per rank, since its last synchronised backward; 0: an empty batch.
+        samples: per rank, since its last synchronised backward; 0: an empty batch; or `UNKNOWN`.
         stepping: the ranks that make this step; the others count nothing.
-        weighted: by samples, if any rank has seen some; otherwise all count the same.
+        weighted: by samples, if all that step know theirs, and any has some; otherwise all count
+            the same.
         initial_size: None, or where some rank is absent, whether to divide by the number of all
             ranks (True) or of those that step (False), without regard to samples.
 
@@ -72,7 +112,8 @@ def shares_of(
     size = len(samples)
     absent = len(stepping) < size
     counts = [0.0] * size
-    by_samples = weighted and any(samples[rank] > 0 for rank in stepping)
+    mine = [samples[rank] for rank in stepping]
+    by_samples = weighted and min(mine) >= 0 and max(mine) > 0
     if absent and initial_size is not None:
         by_samples = False
     for rank in stepping:

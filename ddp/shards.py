@@ -163,7 +163,7 @@ class LogicalShards:
 
     def _cut(self, batch: Sequence[Any]) -> list[tuple[int, tuple[Any, ...]]]:
         """(samples, arguments) of every owned shard."""
-        count, shards = count_samples(tuple(batch), self._dim), len(self.owned)
+        count, shards = count_samples(tuple(batch), self._dim) or 0, len(self.owned)
         if count < shards:
             raise ShapeError(
                 f"{self._communicator.where} model.shards() got a batch of {count} samples for "

@@ -11,6 +11,7 @@ import pytest
 import allgrad as ag
 from allgrad import ddp, nn, optim
 from allgrad.ddp import DistributedDataParallel, Future
+from allgrad.ddp.futures import future_of
 from allgrad.errors import DistributedError, ShapeError
 from allgrad.utils.data import DataLoader, TensorDataset
 
@@ -48,7 +49,7 @@ def mean_hook(state: Any, bucket: Any) -> Any:
     state.append((bucket.index(), bucket.is_last(), bucket.buffer().numel()))
     tensor = bucket.buffer() / ddp.get_world_size()
     work = ddp.all_reduce(tensor, async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+    return future_of(work, lambda: [tensor]).then(lambda future: future.value()[0])
 
 
 def test_unequal_shards_through_a_hook_give_the_gradient_of_the_whole_batch() -> None:
@@ -56,10 +57,11 @@ def test_unequal_shards_through_a_hook_give_the_gradient_of_the_whole_batch() ->
         seen: list[Any] = []
         model = DistributedDataParallel(network(), bucket_cap_mb=1e-4)
         model.register_comm_hook(seen, mean_hook)
+        buckets = len(model._reducer.buckets)
         x, y = data(8)
         mine = slice(0, 5) if ddp.get_rank() == 0 else slice(5, 8)
         backward(model, x[mine], y[mine])
-        assert [index for index, _, _ in seen] == list(range(len(model._reducer.buckets)))
+        assert [index for index, _, _ in seen] == list(range(buckets))
         assert [last for _, last, _ in seen] == [False] * (len(seen) - 1) + [True]
         return grads(model), seen
 
@@ -102,10 +104,11 @@ def test_chains_with_a_second_collective_keep_the_order_of_buckets() -> None:
         buffer = bucket.buffer()
 
         def again(future: Any) -> Any:
-            tensor = future.value()[0] / 2
-            return ddp.all_reduce(tensor, async_op=True).get_future().wait()[0] / 2
+            tensor = future.value() / 2
+            ddp.all_reduce(tensor)
+            return tensor / 2
 
-        return ddp.all_reduce(buffer, async_op=True).get_future().then(again)
+        return future_of(ddp.all_reduce(buffer, async_op=True), lambda: buffer).then(again)
 
     def body() -> np.ndarray:
         model = DistributedDataParallel(network(), bucket_cap_mb=1e-4)

@@ -173,10 +173,11 @@ def test_counting() -> None:
     assert count_samples(x) == 5
     assert count_samples(x, 1) == 3
     assert count_samples(x, -1) == 3
-    assert count_samples(x, 2) == 0
+    assert count_samples(x, 2) is None
     assert count_samples(((), {"a": [1.0, (x,)]})) == 5
     assert count_samples((ag.tensor(1.0), x)) == 5
-    assert count_samples("text") == 0
+    assert count_samples("text") is None
+    assert count_samples((ag.zeros(0, 3), x)) == 0
     packed = nn.utils.rnn.pack_sequence([ag.zeros(4, 2), ag.zeros(3, 2), ag.zeros(1, 2)])
     assert count_samples((packed,)) == 3
 
@@ -186,7 +187,8 @@ def test_shares() -> None:
     assert shares_of([5, 3], [0, 1], True, None) == [0.625, 0.375]
     assert shares_of([5, 3], [0, 1], False, None) is None
     assert shares_of([5, 0], [0, 1], True, None) == [1, 0]  # an empty batch
-    assert shares_of([0, 0], [0, 1], True, None) is None  # nobody knows
+    assert shares_of([0, 0], [0, 1], True, None) is None
+    assert shares_of([5, -1], [0, 1], True, None) is None  # one does not know: all count the same
     assert shares_of([5, 0, 5], [0, 2], True, None) == [0.5, 0, 0.5]
     assert shares_of([6, 0, 2], [0, 2], True, None) == [0.75, 0, 0.25]
     assert shares_of([6, 0, 2, 0], [0, 2], True, True) == [0.25, 0, 0.25, 0]
