@@ -41,7 +41,9 @@ class Watch:
 
     def _remember(self) -> None:
         owners = list(self._module.modules())
-        self._tables: list[dict[str, Any]] = [t for owner in owners for t in (owner._parameters, owner._modules)]
+        self._tables: list[dict[str, Any]] = [
+            t for owner in owners for t in (owner._parameters, owner._modules)
+        ]
         self._values = list(chain.from_iterable(map(dict.values, self._tables)))  # kept alive
         self._ids = list(map(id, self._values))
         known = {id(p) for _, p in self.trainable}
