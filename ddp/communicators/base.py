@@ -112,6 +112,8 @@ class Communicator(ABC):
         asked_to_leave: the signal that asked this rank to leave, 0 for none; other ranks hear of it
             with the next step header, and then stands in all_asked_to_leave of all ranks.
         flight: record of the last collectives, or None if none is kept.
+        home: of a communicator made by `split`, (rank, size) in the first one.
+        members: likewise, what its ranks are called there.
     """
 
     rank: int
@@ -123,11 +125,16 @@ class Communicator(ABC):
     asked_to_leave: int = 0
     all_asked_to_leave: int = 0
     flight: FlightRecorder | None = None
+    home: tuple[int, int] | None = None
+    members: tuple[int, ...] | None = None
 
     @property
     def where(self) -> str:
-        """The prefix of every message: "[rank r/size]"."""
-        return f"[rank {self.rank}/{self.size}]"
+        """The prefix of every message: "[rank r/size]"; in a group also its ranks."""
+        if self.home is None or self.members is None:
+            return f"[rank {self.rank}/{self.size}]"
+        named = ", ".join(str(rank) for rank in self.members)
+        return f"[rank {self.home[0]}/{self.home[1]}, number {self.rank} of group ({named})]"
 
     @abstractmethod
     def allocate(self, size_bytes: int) -> NDArray[np.uint8]:
@@ -200,6 +207,43 @@ class Communicator(ABC):
     @abstractmethod
     def close(self) -> None:
         """Collective. Give the communication resources back; idempotent."""
+
+    @abstractmethod
+    def reduce(
+        self, array: Array, root: int, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        """Replace root's `array` by the reduction over ranks; the others' stay as they are."""
+
+    @abstractmethod
+    def gather(self, array: Array, out: Array | None, root: int, async_op: bool = False) -> Work:
+        """Write the arrays of all ranks into root's `out` of shape (size, *array.shape)."""
+
+    @abstractmethod
+    def scatter(self, out: Array, rows: Array | None, root: int, async_op: bool = False) -> Work:
+        """Write row r of root's `rows` of shape (size, *out.shape) into `out` of rank r."""
+
+    @abstractmethod
+    def all_to_all(
+        self, outputs: Sequence[Array], inputs: Sequence[Array], async_op: bool = False
+    ) -> Work:
+        """Send ``inputs[r]`` to rank r, and receive ``outputs[r]`` from it; sizes may differ."""
+
+    @abstractmethod
+    def isend(self, array: Array, peer: int, tag: int = 0) -> Work:
+        """Start to send to one rank; `array` must stay as it is until the Work is done."""
+
+    @abstractmethod
+    def irecv(self, array: Array, peer: int | None = None, tag: int = 0) -> Work:
+        """Start to receive from one rank, or from whoever comes first; see ``work.source``."""
+
+    @abstractmethod
+    def split(self, ranks: Sequence[int] | None) -> Communicator | None:
+        """Collective. A communicator of some of the ranks, in this order; None for the others.
+
+        Args:
+            ranks: the group that this rank belongs to, the same list on all its members; groups
+                that are split off at once must not overlap. None: this rank belongs to none.
+        """
 
     def all_gather(self, array: Array) -> Array:
         """Return the arrays of all ranks as one array of shape (size, *array.shape)."""
@@ -321,6 +365,65 @@ def check_scattered(communicator: Communicator, what: str, out: Array, array: Ar
             f"{communicator.where} {what} of shape {array.shape}, {array.dtype}, needs an output "
             f"like one of its rows, got {out.shape}, {out.dtype}"
         )
+
+
+def check_root_array(communicator: Communicator, what: str, array: Array | None) -> Array:
+    """The array that the root must give, and nobody else."""
+    if array is None:
+        raise ShapeError(
+            f"{communicator.where} {what}: this rank is the root and must give the array with one "
+            "row per rank"
+        )
+    return array
+
+
+def check_exchange(
+    communicator: Communicator, outputs: Sequence[Array], inputs: Sequence[Array]
+) -> None:
+    """Refuse lists of all_to_all that do not have one array per rank."""
+    size = communicator.size
+    if len(outputs) != size or len(inputs) != size:
+        raise ShapeError(
+            f"{communicator.where} all_to_all needs one output and one input for each of {size} "
+            f"ranks, got {len(outputs)} and {len(inputs)}"
+        )
+    for array in inputs:
+        check_array(communicator, "all_to_all", array)
+    for array in outputs:
+        check_array(communicator, "all_to_all", array, in_place=True)
+    mine, own = outputs[communicator.rank], inputs[communicator.rank]
+    if mine.nbytes != own.nbytes:
+        raise ShapeError(
+            f"{communicator.where} all_to_all: what this rank sends to itself has {own.nbytes} "
+            f"bytes, what it receives from itself {mine.nbytes}"
+        )
+
+
+def check_peer(communicator: Communicator, what: str, peer: int | None, tag: int) -> None:
+    """Refuse a peer that is no other rank, and a negative tag."""
+    if peer is not None:
+        check_root(communicator, peer)
+    if peer == communicator.rank:
+        raise DistributedError(
+            f"{communicator.where} {what}: rank {peer} is this rank itself; it needs no message"
+        )
+    if tag < 0:
+        raise OptionError(f"{communicator.where} {what}: tag {tag} must be 0 or more")
+
+
+def check_members(communicator: Communicator, ranks: Sequence[int] | None) -> list[int] | None:
+    """Refuse a group with ranks that are none, that come twice, or without the caller."""
+    if ranks is None:
+        return None
+    members = [int(rank) for rank in ranks]
+    for rank in members:
+        check_root(communicator, rank)
+    if len(set(members)) != len(members) or communicator.rank not in members:
+        raise DistributedError(
+            f"{communicator.where} split: expected different ranks with this one among them, "
+            f"or None, got {members}"
+        )
+    return members
 
 
 def scale_to_mean(array: Array, size: int) -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -204,11 +204,14 @@ class LinkCommunicator:
         work = self.inner.reduce_scatter_into(out, array, op, async_op=True)
         return self._send(work, self.link.scatter_s(self.size, array.nbytes), begin, async_op)
 
-    def all_to_all(self, array: Array, *args: Any, **options: Any) -> Any:
+    def all_to_all(
+        self, outputs: Sequence[Array], inputs: Sequence[Array], async_op: bool = False
+    ) -> Work:
         """See `Communicator`."""
-        cost = self.link.scatter_s(self.size, getattr(array, "nbytes", 0))
-        inner: Any = self.inner
-        return self._call(inner.all_to_all, cost, array, *args, **options)
+        begin = time.monotonic()
+        work = self.inner.all_to_all(outputs, inputs, async_op=True)
+        cost_s = self.link.scatter_s(self.size, sum(array.nbytes for array in inputs))
+        return self._send(work, cost_s, begin, async_op)
 
     def barrier(self, async_op: bool = False) -> Work:
         """See `Communicator`."""
@@ -218,8 +221,7 @@ class LinkCommunicator:
 
     def split(self, *args: Any, **options: Any) -> Any:
         """The part of `inner` over a link of the same kind."""
-        inner: Any = self.inner
-        part = inner.split(*args, **options)
+        part = self.inner.split(*args, **options)
         return None if part is None else linked(part, self.link)
 
     # ---- time ------------------------------------------------------------------------------
@@ -231,17 +233,6 @@ class LinkCommunicator:
             delayed.wait()
         return delayed
 
-    def _call(
-        self, collective: Callable[..., Any], cost_s: float, *args: Any, **options: Any
-    ) -> Any:
-        """A collective that may return its result or, asked with async_op, also a Work."""
-        begin = time.monotonic()
-        result = collective(*args, **options)
-        if options.get("async_op") and hasattr(result, "test"):
-            return self._send(result, cost_s, begin, True)
-        self._send(_COMPLETED, cost_s, begin, False)
-        return result
-
     def _settle_until(self, last: _LinkWork) -> None:
         """Give all works up to `last` their ends; they have all arrived everywhere."""
         while last.done_at_s is None:
@@ -249,17 +240,6 @@ class LinkCommunicator:
             work.arrivals.wait()  # in order, so this does not block
             start = max(float(work.arrival[0]), self._free_at_s)
             self._free_at_s = work.done_at_s = start + work.cost_s
-
-
-class _Completed:
-    def test(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        return None
-
-
-_COMPLETED = _Completed()
 
 
 class _LinkWork:

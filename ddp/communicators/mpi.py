@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from allgrad.ddp.communicators import mpi_exchange
 from allgrad.ddp.communicators.base import (
     BITWISE,
     COMPLETED,
@@ -39,8 +41,10 @@ from allgrad.ddp.communicators.base import (
     check_scattered,
     scale_to_mean,
 )
+from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.mpi_inquiry import MpiInquiry
 from allgrad.ddp.diagnosis.settings import Settings
+from allgrad.ddp.communicators.splitting import adopt, agree
 from allgrad.dtypes import is_half
 from allgrad.errors import DistributedError
 
@@ -70,10 +74,7 @@ _Start = Callable[[], tuple[MPI.Request, Callable[[], None] | None]]
 def world(timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[MPI.Intracomm, bool]:
     """A private copy of MPI_COMM_WORLD, and whether all its ranks are on one host."""
     comm = MPI.COMM_WORLD.Dup()
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    one_host = comm.allreduce(node.Get_size() == comm.Get_size(), MPI.LAND)
-    node.Free()
-    return comm, bool(one_host)
+    return comm, is_one_host(comm)
 
 
 def library() -> str:
@@ -98,10 +99,12 @@ class MpiCommunicator(Communicator):
     ) -> None:
         self.rank, self.size, self.name = comm.Get_rank(), comm.Get_size(), "mpi"
         self.timeout_s = timeout_s
-        self.mpi = MPI
+        self.mpi, self.comm = MPI, comm
+        self.piece_bytes, self.on_the_wire = PIECE_BYTES, on_the_wire
         self._comm = comm
         self._inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
         self.flight = None if self._inquiry is None else self._inquiry.recorder
+        self._queue: deque[_MpiWork] = deque()  # those with pieces that have not been started
         self._closed = False
         self._trees: TreeQueue | None = None
 
@@ -120,12 +123,12 @@ class MpiCommunicator(Communicator):
             return lambda: self._start_reduce(piece, op)
 
         pieces = (start(flat[i : i + step]) for i in range(0, flat.size, step))
-        return self._issue(_words("all_reduce", array, op), pieces, async_op)
+        return self.issue(_words("all_reduce", array, op), pieces, async_op)
 
     def _start_reduce(
         self, piece: Array, op: ReduceOp
     ) -> tuple[MPI.Request, Callable[[], None] | None]:
-        wire, mpi_op = _on_the_wire(piece, op)
+        wire, mpi_op = on_the_wire(piece, op)
         request = self._comm.Iallreduce(MPI.IN_PLACE, wire, mpi_op)
 
         def finish() -> None:
@@ -145,20 +148,20 @@ class MpiCommunicator(Communicator):
             return lambda: (self._comm.Ibcast(piece, root), None)
 
         pieces = (start(flat[i : i + PIECE_BYTES]) for i in range(0, flat.size, PIECE_BYTES))
-        return self._issue(f"broadcast of {array.nbytes} bytes from rank {root}", pieces, async_op)
+        return self.issue(f"broadcast of {array.nbytes} bytes from rank {root}", pieces, async_op)
 
     def all_gather_into(self, out: Array, array: Array, async_op: bool = False) -> Work:
         check_gathered(self, "all_gather", out, array)
         send, receive = array.reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
         start: _Start = lambda: (self._comm.Iallgather(send, receive), None)  # noqa: E731
-        return self._issue(f"all_gather of {array.nbytes} bytes", iter([start]), async_op)
+        return self.issue(f"all_gather of {array.nbytes} bytes", iter([start]), async_op)
 
     def reduce_scatter_into(
         self, out: Array, array: Array, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
     ) -> Work:
         check_scattered(self, "reduce_scatter", out, array)
         op = check_reduction(self, array, op)
-        wire, mpi_op = _on_the_wire(array, op)
+        wire, mpi_op = on_the_wire(array, op)
         mine = np.empty(out.shape, wire.dtype)
 
         def finish() -> None:
@@ -170,11 +173,11 @@ class MpiCommunicator(Communicator):
             self._comm.Ireduce_scatter_block(wire, mine, mpi_op),
             finish,
         )
-        return self._issue(_words("reduce_scatter", array, op), iter([start]), async_op)
+        return self.issue(_words("reduce_scatter", array, op), iter([start]), async_op)
 
     def barrier(self, async_op: bool = False) -> Work:
         start: _Start = lambda: (self._comm.Ibarrier(), None)  # noqa: E731
-        return self._issue("barrier", iter([start]), async_op)
+        return self.issue("barrier", iter([start]), async_op)
 
     def reduce_tree(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> Work:
         from allgrad.ddp.communicators.tree_mpi import TreeQueue  # noqa: PLC0415 - imports this
@@ -185,19 +188,61 @@ class MpiCommunicator(Communicator):
             self._trees = TreeQueue(self, self._comm.Dup())
         return self._trees.issue(tree, array, others, mean)
 
-    def _issue(self, what: str, pieces: Iterator[_Start], async_op: bool) -> Work:
-        if self._closed:
-            raise DistributedError(f"{self.where} {what} after the communicator was closed")
+    def reduce(
+        self, array: Array, root: int, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        return mpi_exchange.reduce(self, array, root, op, async_op)
+
+    def gather(self, array: Array, out: Array | None, root: int, async_op: bool = False) -> Work:
+        return mpi_exchange.gather(self, array, out, root, async_op)
+
+    def scatter(self, out: Array, rows: Array | None, root: int, async_op: bool = False) -> Work:
+        return mpi_exchange.scatter(self, out, rows, root, async_op)
+
+    def all_to_all(
+        self, outputs: Sequence[Array], inputs: Sequence[Array], async_op: bool = False
+    ) -> Work:
+        return mpi_exchange.all_to_all(self, outputs, inputs, async_op)
+
+    def isend(self, array: Array, peer: int, tag: int = 0) -> Work:
+        return mpi_exchange.isend(self, array, peer, tag)
+
+    def irecv(self, array: Array, peer: int | None = None, tag: int = 0) -> Work:
+        return mpi_exchange.irecv(self, array, peer, tag)
+
+    def split(self, ranks: Sequence[int] | None) -> Communicator | None:
+        return split_off(self, self._comm, ranks)
+
+    def issue(self, what: str, pieces: Iterator[_Start], async_op: bool) -> Work:
+        """Start a collective made of pieces; its Work finishes them in order."""
+        self.check_open(what)
         work = _MpiWork(self, what, pieces)
+        self._queue.append(work)
         if work.test():
             return COMPLETED
         if not async_op:
             work.wait()
         return work
 
+    def check_open(self, what: str) -> None:
+        """Refuse a collective after `close`."""
+        if self._closed:
+            raise DistributedError(f"{self.where} {what} after the communicator was closed")
+
+    def progress(self) -> None:
+        """Start pieces in the order in which their collectives were issued.
+
+        A later collective begins when all pieces of the earlier ones have been started: MPI
+        matches them by order, which must not depend on what has arrived when.
+        """
+        while self._queue and self._queue[0].push_on():
+            self._queue.popleft()
+
     def leave(self) -> None:
-        if not self._closed and self._inquiry is not None:
-            self._inquiry.leave()
+        if not self._closed:
+            mpi_exchange.post_left(self)
+            if self._inquiry is not None:
+                self._inquiry.leave()
 
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
@@ -213,6 +258,44 @@ class MpiCommunicator(Communicator):
             self._comm.Free()
 
 
+def split_off(parent: Communicator, comm: Any, ranks: Sequence[int] | None) -> Communicator | None:
+    """Collective over `parent`, whose MPI communicator is `comm`; see `Communicator.split`."""
+    members = agree(parent, ranks)  # all have come: what follows does not wait for anybody
+    if members is None:
+        comm.Split(MPI.UNDEFINED, 0)
+        return None
+    part = comm.Split(members[0], members.index(parent.rank))
+    return adopt(parent, open_communicator(part, parent.timeout_s), members)
+
+
+def open_communicator(
+    comm: Any, timeout_s: float, shared_memory: bool | None = None
+) -> Communicator:
+    """The communicator that fits the hosts of the ranks of an MPI communicator; it owns that.
+
+    Args:
+        comm: an intracommunicator.
+        timeout_s: see `Communicator`.
+        shared_memory: False: none, even if all ranks are on one host.
+    """
+    if comm.Get_size() == 1:
+        comm.Free()
+        return LocalCommunicator(timeout_s)
+    if shared_memory is not False and is_one_host(comm):
+        from allgrad.ddp.communicators.shm import ShmCommunicator  # noqa: PLC0415 - imports this
+
+        return ShmCommunicator(comm, timeout_s)
+    return MpiCommunicator(comm, timeout_s)
+
+
+def is_one_host(comm: Any) -> bool:
+    """Collective. Whether all ranks share memory."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    one = bool(comm.allreduce(node.Get_size() == comm.Get_size(), MPI.LAND))
+    node.Free()
+    return one
+
+
 class _MpiWork:
     """The pieces of one collective, a few of them under way at a time, finished in order."""
 
@@ -224,7 +307,19 @@ class _MpiWork:
         self._number = 0 if inquiry is None else inquiry.begin(what)
         # The result of others is there when all have come; these may wait for one rank only.
         self._rooted = " rank " in what
+
+    def push_on(self) -> bool:
+        """Finish the pieces that have arrived and start others; True once all are started."""
         self._start_more()
+        while self._started:
+            request, finish = self._started[0]
+            if not request.Test():
+                break
+            del self._started[0]
+            if finish is not None:
+                finish()
+            self._start_more()
+        return self._exhausted
 
     def _start_more(self) -> None:
         while not self._exhausted and len(self._started) < _UNDER_WAY:
@@ -237,24 +332,18 @@ class _MpiWork:
     def test(self) -> bool:
         inquiry = self._communicator._inquiry
         if inquiry is None:
-            return self._push_on()
+            return self._is_complete()
         try:
-            done = self._push_on()
+            done = self._is_complete()
         except MPI.Exception as error:
             raise inquiry.convert(error, self._number) from error
         checked = inquiry.checked(self._number)
         return done and (checked or self._rooted)
 
-    def _push_on(self) -> bool:
-        while self._started:
-            request, finish = self._started[0]
-            if not request.Test():
-                return False
-            del self._started[0]
-            if finish is not None:
-                finish()
-            self._start_more()
-        return True
+    def _is_complete(self) -> bool:
+        self._communicator.progress()
+        # not exhausted: it waits behind an earlier one, or has pieces left that wait for others
+        return self._exhausted and self.push_on() and not self._started
 
     def wait(self) -> None:
         if self._communicator._inquiry is not None:
@@ -282,7 +371,7 @@ def _words(kind: str, array: Array, op: ReduceOp) -> str:
     return f"{kind} of {array.nbytes} bytes ({array.dtype.name}, {op.value})"
 
 
-def _on_the_wire(array: Array, op: ReduceOp) -> tuple[Array, MPI.Op]:
+def on_the_wire(array: Array, op: ReduceOp) -> tuple[Array, MPI.Op]:
     """What MPI can reduce in place of the array: itself, or for half precision a float32 copy.
 
     Truth values travel as bytes: as in numpy, their sum is "any" and their product "all".

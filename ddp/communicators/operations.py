@@ -25,7 +25,7 @@ BLOCK_BYTES = 256 * 1024
 _SHARE_BYTES = 64  # shares of a bucket start on cache-line boundaries
 
 _KINDS = ("all_reduce of a bucket", "all_reduce", "broadcast", "all_gather", "reduce_scatter",
-          "barrier")  # fmt: skip
+          "barrier", "reduce", "gather", "scatter", "all_to_all")  # fmt: skip
 _OPS = tuple(ReduceOp)
 
 
@@ -41,13 +41,15 @@ def describe_signature(signature: int) -> str:
     """The words for a number made by `encode_signature`."""
     kind = _KINDS[(signature >> 59) - 1]
     size_bytes = signature & (1 << 38) - 1
-    text = f"{kind} of {size_bytes} bytes" if kind != "barrier" else kind
+    text = kind if kind in ("barrier", "all_to_all") else f"{kind} of {size_bytes} bytes"
     if kind.startswith(("all_reduce", "reduce")):
         char = chr(signature >> 49 & 127)
         dtype = "bfloat16" if char == "E" else np.dtype(char)  # NumPy does not know it by its char
         text += f" ({dtype}, {_OPS[signature >> 56 & 7].value})"
-    elif kind == "broadcast":
+    if kind in ("broadcast", "scatter"):
         text += f" from rank {signature >> 38 & 2047}"
+    elif kind in ("reduce", "gather"):
+        text += f" to rank {signature >> 38 & 2047}"
     return text
 
 
@@ -132,18 +134,23 @@ class Barrier(Operation):
 
 
 class ReducePiece(Operation):
-    """All-reduce of a piece of a private array: copy in, then everyone sums all slots."""
+    """All-reduce of a piece of a private array: copy in, then everyone sums all slots.
 
-    __slots__ = ("_op", "_piece")
+    With ``keep=False`` this rank only gives its input, as all but one do in a reduce.
+    """
 
-    def __init__(self, signature: int, piece: Array, op: ReduceOp) -> None:
+    __slots__ = ("_keep", "_op", "_piece")
+
+    def __init__(self, signature: int, piece: Array, op: ReduceOp, keep: bool = True) -> None:
         super().__init__(signature)
-        self._piece, self._op = piece, op
+        self._piece, self._op, self._keep = piece, op, keep
 
     def stage(self, slot: NDArray[np.uint8]) -> None:
         slot[: self._piece.nbytes].view(self._piece.dtype)[:] = self._piece
 
     def consume(self, slots: Sequence[NDArray[np.uint8]]) -> None:
+        if not self._keep:
+            return
         size_bytes, dtype = self._piece.nbytes, self._piece.dtype
         reduce_rows([slot[:size_bytes].view(dtype) for slot in slots], self._op, self._piece)
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from allgrad.ddp.communicators import exchange
 from allgrad.ddp.communicators import operations as ops
 from allgrad.ddp.communicators.base import (
     ALIGNMENT_BYTES,
@@ -43,6 +44,7 @@ from allgrad.ddp.diagnosis.inquiry import Inquiry
 from allgrad.ddp.diagnosis.process import Identity, is_alive
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Speaker
+from allgrad.ddp.communicators.mailbox import Mailbox, inbox_bytes
 from allgrad.errors import DistributedError
 
 # Staging memory per rank. Smaller pieces stay in faster caches but meet more often: measured, 1 MiB
@@ -114,14 +116,16 @@ class SharedMemoryCommunicator(Communicator):
         self.rank, self.size, self.name = memory.rank, memory.size, name
         self.timeout_s = timeout_s
         self._memory = memory
-        self._control, parts = memory.allocate(BOARD_BYTES + SLOTS * PIECE_BYTES)
+        inboxes = BOARD_BYTES + SLOTS * PIECE_BYTES
+        self._control, parts = memory.allocate(inboxes + inbox_bytes(self.size))
         self._board = Board(parts, self.rank)
         self._inquiry = Inquiry(self.rank, self.size, self._board, memory, diagnosis)
         self.flight = self._inquiry.recorder
         self._slots = [
             [part[start : start + PIECE_BYTES] for part in parts]
-            for start in range(BOARD_BYTES, BOARD_BYTES + SLOTS * PIECE_BYTES, PIECE_BYTES)
+            for start in range(BOARD_BYTES, inboxes, PIECE_BYTES)
         ]
+        self._mailbox = Mailbox(self, memory, self._board, [part[inboxes:] for part in parts])
         self._slot_used = [0] * SLOTS  # the last operation that used the slot
         self._sequence = 0
         self._to_stage: deque[ops.Operation] = deque()
@@ -246,6 +250,28 @@ class SharedMemoryCommunicator(Communicator):
         operation = ReduceTree(signature, tree, self.rank, nodes, shared[0], mean)
         return self._issue([operation], async_op=True)
 
+    def reduce(
+        self, array: Array, root: int, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
+    ) -> Work:
+        return exchange.reduce(self, array, root, op, async_op)
+
+    def gather(self, array: Array, out: Array | None, root: int, async_op: bool = False) -> Work:
+        return exchange.gather(self, array, out, root, async_op)
+
+    def scatter(self, out: Array, rows: Array | None, root: int, async_op: bool = False) -> Work:
+        return exchange.scatter(self, out, rows, root, async_op)
+
+    def all_to_all(
+        self, outputs: Sequence[Array], inputs: Sequence[Array], async_op: bool = False
+    ) -> Work:
+        return exchange.all_to_all(self, outputs, inputs, async_op)
+
+    def isend(self, array: Array, peer: int, tag: int = 0) -> Work:
+        return exchange.isend(self, array, peer, tag)
+
+    def irecv(self, array: Array, peer: int | None = None, tag: int = 0) -> Work:
+        return exchange.irecv(self, array, peer, tag)
+
     # ---- progress --------------------------------------------------------------------------
 
     def _issue(self, pieces: list[ops.Operation], async_op: bool) -> Work:
@@ -269,6 +295,8 @@ class SharedMemoryCommunicator(Communicator):
 
     def _progress(self) -> None:
         """Do all that can be done without waiting, in issue order."""
+        if self._mailbox.active:
+            self._mailbox.push_on()
         moved = True
         while moved:
             moved = False
@@ -426,6 +454,7 @@ class SharedMemoryCommunicator(Communicator):
         self._closed = True
         self._inquiry.close()
         self._board.release()
+        self._mailbox.release()
         self._slots.clear()
         self._windows.clear()
         self._memory.free(self._control)

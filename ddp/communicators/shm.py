@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from allgrad.ddp.communicators.base import ALIGNMENT_BYTES, DEFAULT_TIMEOUT_S
-from allgrad.ddp.communicators.mpi import MPI
+from allgrad.ddp.communicators.base import ALIGNMENT_BYTES, DEFAULT_TIMEOUT_S, Communicator
+from allgrad.ddp.communicators.mpi import MPI, split_off
 from allgrad.ddp.communicators.shared import Bytes, SharedMemoryCommunicator
 from allgrad.ddp.diagnosis.process import Identity, identity
 from allgrad.ddp.diagnosis.settings import Settings
@@ -123,3 +124,7 @@ class ShmCommunicator(SharedMemoryCommunicator):
         diagnosis: Settings = Settings(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__(_WindowMemory(comm), "shm", timeout_s, diagnosis)
+        self._comm = comm
+
+    def split(self, ranks: Sequence[int] | None) -> Communicator | None:
+        return split_off(self, self._comm, ranks)

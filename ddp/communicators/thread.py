@@ -12,10 +12,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from allgrad.ddp.communicators import operations as ops
-from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, aligned_zeros
+from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator, aligned_zeros
 from allgrad.ddp.communicators.board import RING
 from allgrad.ddp.communicators.shared import SLOTS, Bytes, SharedMemoryCommunicator
 from allgrad.ddp.communicators.thread_job import RankStoppedError, ThreadJob, Waiter
+from allgrad.ddp.communicators.splitting import adopt, agree
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Speaker
 from allgrad.ddp.schedule import Schedule
@@ -203,6 +204,7 @@ class ThreadCommunicator(SharedMemoryCommunicator):
     ) -> None:
         memory = _ThreadMemory(world, rank)
         super().__init__(memory, "thread", timeout_s, diagnosis)
+        self._world = world
         self._job, self._number = world.job, world.members[rank]
         self._awaited: ops.Operation | None = None
         memory.lag, memory.describe = self._lag, self._describe_wait
@@ -225,8 +227,18 @@ class ThreadCommunicator(SharedMemoryCommunicator):
         except DistributedError as error:
             raise RankStoppedError(str(error)) from None  # the rank that failed has said why
 
+    def split(self, ranks: Sequence[int] | None) -> Communicator | None:
+        members = agree(self, ranks)
+        world = self._world.subworld(self.rank, members)
+        if world is None or members is None:
+            return None
+        part = ThreadCommunicator(world, members.index(self.rank), self.timeout_s)
+        return adopt(self, part, members)
+
     def _lag(self) -> int:
         """How many ranks at least must post something before this one can do anything."""
+        if self._mailbox.active:
+            return 1  # any event may be a message
         board, lags = self._board, []
         if self._to_stage:
             sequence = self._to_stage[0].sequence
@@ -244,8 +256,8 @@ class ThreadCommunicator(SharedMemoryCommunicator):
 
     def _describe_wait(self) -> str:
         operation = self._awaited
-        if operation is None:
-            return "a collective"
+        if operation is None or self._mailbox.awaited is not None:
+            return str(self._mailbox.awaited or "a collective")
         late, verb = self._late(operation)
         note = f" for {self.note}" if self.note else ""
         step = f" of step {self.step}" if self.step else ""

@@ -125,6 +125,177 @@ class CommunicatorContract:
 
         self.each(body)
 
+    @pytest.mark.parametrize("length", [0, 1, 17, 300_001])
+    def test_reduce_gather_scatter_to_every_root(self, length: int) -> None:
+        def body(c: Communicator) -> None:
+            for root in range(c.size):
+                array = values(c.rank, length)
+                c.reduce(array, root)
+                total = sum(values(r, length) for r in range(c.size))
+                here = total if c.rank == root else values(c.rank, length)
+                np.testing.assert_array_equal(array, here)
+                rows = np.empty((c.size, length), np.float32) if c.rank == root else None
+                c.gather(values(c.rank, length), rows, root)
+                if rows is not None:
+                    for rank in range(c.size):
+                        np.testing.assert_array_equal(rows[rank], values(rank, length))
+                    rows += np.arange(c.size, dtype=np.float32)[:, None]
+                mine = np.empty(length, np.float32)
+                c.scatter(mine, rows, root)
+                np.testing.assert_array_equal(mine, values(c.rank, length) + c.rank)
+            half = np.full(5, c.rank, np.float16)
+            c.reduce(half, 0, "avg")
+            assert half[0] == (c.rank or (c.size - 1) / 2)
+
+        self.each(body)
+
+    def test_all_to_all_with_sizes_of_each_pair(self) -> None:
+        def body(c: Communicator) -> None:
+            for scale in (1, 50_000):
+                inputs = [values(c.rank, scale * (c.rank + 2 * r)) + r for r in range(c.size)]
+                outputs = [np.empty(scale * (r + 2 * c.rank), np.float32) for r in range(c.size)]
+                c.all_to_all(outputs, inputs)
+                for rank, array in enumerate(outputs):
+                    expected = values(rank, scale * (rank + 2 * c.rank)) + c.rank
+                    np.testing.assert_array_equal(array, expected)
+
+        self.each(body)
+
+    def test_exchanges_may_be_asynchronous(self) -> None:
+        def body(c: Communicator) -> None:
+            n = 200_000
+            rows = np.empty((c.size, n), np.float32)
+            table = np.stack([values(0, n) + r for r in range(c.size)])
+            mine, summed = np.empty(n, np.float32), values(c.rank, n)
+            cubes = [np.empty(n, np.float32) for _ in range(c.size)]
+            works = [
+                c.gather(values(c.rank, n), rows if c.rank == 0 else None, 0, async_op=True),
+                c.scatter(mine, table if c.rank == 0 else None, 0, async_op=True),
+                c.reduce(summed, c.size - 1, "sum", async_op=True),
+                c.all_to_all(cubes, [values(c.rank, n)] * c.size, async_op=True),
+            ]
+            c.barrier()
+            for work in reversed(works):
+                work.wait()
+                assert work.test()
+            for rank in range(c.size):
+                np.testing.assert_array_equal(cubes[rank], values(rank, n))
+                if c.rank == 0:
+                    np.testing.assert_array_equal(rows[rank], values(rank, n))
+            np.testing.assert_array_equal(mine, values(0, n) + c.rank)
+            if c.rank == c.size - 1:
+                total = sum(values(r, n) for r in range(c.size))
+                np.testing.assert_array_equal(summed, total)
+
+        self.each(body)
+
+    @pytest.mark.parametrize("length", [0, 1, 1000, 300_001])
+    def test_messages_go_round(self, length: int) -> None:
+        def body(c: Communicator) -> None:
+            if c.size == 1:
+                with pytest.raises(DistributedError, match="this rank itself"):
+                    c.isend(np.zeros(3), 0)
+                return
+            after, before = (c.rank + 1) % c.size, (c.rank - 1) % c.size
+            got = np.empty(length, np.float64)
+            sending = c.isend(values(c.rank, length, "float64"), after, 3)
+            receiving = c.irecv(got, before, 3)
+            c.barrier()  # has its place in the order of collectives, whatever is under way
+            receiving.wait()
+            sending.wait()
+            np.testing.assert_array_equal(got, values(before, length, "float64"))
+
+        self.each(body)
+
+    def test_messages_keep_their_order_and_tags(self) -> None:
+        def body(c: Communicator) -> None:
+            if c.size == 1:
+                return
+            if c.rank == 0:
+                for number in range(3):
+                    c.isend(np.array([number]), 1, 7).wait()
+                c.isend(np.full(40_000, 5.0), 1, 8).wait()
+            elif c.rank == 1:
+                late = np.empty(40_000)
+                c.irecv(late, 0, 8).wait()  # passes by those that came before
+                assert (late == 5).all()
+                for number in range(3):
+                    got = np.empty(1, np.int64)
+                    c.irecv(got, None, 7).wait()
+                    assert got[0] == number
+            total = np.array([c.rank])
+            c.all_reduce(total)
+            assert total[0] == c.size * (c.size - 1) // 2
+
+        self.each(body)
+
+    def test_a_receive_from_anyone_tells_who_sent(self) -> None:
+        def body(c: Communicator) -> None:
+            if c.rank > 0:
+                c.isend(np.array([c.rank, 10 * c.rank]), 0).wait()
+                return
+            seen = []
+            for _ in range(c.size - 1):
+                got = np.empty(2, np.int64)
+                work: Any = c.irecv(got)
+                work.wait()
+                assert work.source == got[0]
+                assert got[1] == 10 * got[0]
+                seen.append(int(got[0]))
+            assert sorted(seen) == list(range(1, c.size))
+
+        self.each(body)
+
+    def test_a_message_of_another_size_is_named(self) -> None:
+        def body(c: Communicator) -> None:
+            if c.rank == 0 and c.size > 1:
+                c.isend(np.zeros(3), 1).wait()
+            if c.rank == 1:
+                with pytest.raises(ShapeError, match="expected 40 bytes, came 24"):
+                    c.irecv(np.zeros(5), 0).wait()
+            c.barrier()
+
+        self.each(body)
+
+    def test_a_message_that_does_not_come_times_out(self) -> None:
+        def body(c: Communicator) -> None:
+            if c.rank == 1:
+                work: Any = c.irecv(np.zeros(5), 0, 9)
+                with pytest.raises(
+                    DistributedError, match=r"waited 0\.2 s in a receive of 40 bytes from rank 0"
+                ):
+                    work.wait(0.2)
+            c.barrier()
+
+        self.each(body)
+
+    def test_split_makes_groups_of_their_own(self) -> None:
+        def body(c: Communicator) -> None:
+            group = [r for r in range(c.size) if r % 2 == c.rank % 2][::-1]
+            part = c.split(group)
+            assert part is not None
+            assert (part.rank, part.size) == (group.index(c.rank), len(group))
+            array = np.array([float(c.rank)])
+            part.all_reduce(array)
+            assert array[0] == sum(group)
+            bucket = part.allocate(400).view(np.float32)
+            bucket[:] = c.rank
+            part.all_reduce(bucket, "max")
+            assert bucket[0] == max(group)
+            assert part.all_gather_object(c.rank) == group
+            assert f"[rank {c.rank}/{c.size}, number {part.rank} of group" in part.where
+            del bucket
+            part.close()
+            first = c.split([0] if c.rank == 0 else None)
+            assert (first is None) == (c.rank != 0)
+            if first is not None:
+                first.close()
+            with pytest.raises(DistributedError, match="root 99 is no rank"):
+                c.split([c.rank, 99])
+            c.barrier()
+
+        self.each(body)
+
     def test_results_are_the_same_bits_and_private(self) -> None:
         def body(c: Communicator) -> None:
             for in_window in (False, True):
@@ -463,6 +634,37 @@ def test_memory_without_views_is_freed() -> None:
         assert kept.size == 100
 
     as_threads(body, 2)
+
+
+def test_groups_that_do_not_fit_are_named() -> None:
+    with pytest.raises(
+        DistributedError, match=r"rank 0 names the group \[0, 1\], its member rank 1"
+    ):
+        as_threads(lambda c: c.split([0, 1] if c.rank == 0 else [1, 2]), 3)
+
+
+def test_a_rank_that_ended_is_named_to_who_waits_for_its_message() -> None:
+    def body(c: Communicator) -> None:
+        if c.rank == 0:
+            c.irecv(np.zeros(2), 1).wait()
+
+    begin = time.monotonic()
+    with pytest.raises(DistributedError, match="from rank 1, tag 0, but the program of rank 1 has"):
+        as_threads(body, 3, timeout_s=60)
+    assert time.monotonic() - begin < 10
+
+
+def test_an_exchange_that_others_do_not_call_is_named() -> None:
+    def body(c: Communicator) -> None:
+        if c.rank == 0:
+            c.gather(np.zeros(2), np.zeros((2, 2)), 0)
+        else:
+            c.all_to_all([np.zeros(1)] * 2, [np.zeros(1)] * 2)
+
+    with pytest.raises(DistributedError) as caught:
+        as_threads(body, 2)
+    assert "gather of 16 bytes to rank 0" in str(caught.value)
+    assert "calls all_to_all" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["all_reduce", "broadcast", "barrier", "all_gather"])

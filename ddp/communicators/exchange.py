@@ -1,0 +1,146 @@
+"""Collectives in which ranks send to single ranks, over shared memory.
+
+Stage of the flow: a part of the shared-memory communicator. May import: numpy, `base`,
+`operations`, `mailbox`.
+
+A gather, scatter or all_to_all is one operation without data on the board, so that it has its place
+in the order of collectives and a different call elsewhere is named, and messages beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from allgrad.ddp.communicators import mailbox
+from allgrad.ddp.communicators import operations as ops
+from allgrad.ddp.communicators.base import (
+    Array,
+    ReduceOp,
+    Work,
+    check_array,
+    check_exchange,
+    check_gathered,
+    check_peer,
+    check_reduction,
+    check_root,
+    check_root_array,
+    check_scattered,
+)
+
+if TYPE_CHECKING:
+    from allgrad.ddp.communicators.shared import SharedMemoryCommunicator
+
+_PIECE_BYTES = 1 << 20  # as large as a slot
+
+
+def reduce(
+    c: SharedMemoryCommunicator, array: Array, root: int, op: ReduceOp | str, async_op: bool
+) -> Work:
+    """See `Communicator.reduce`."""
+    check_array(c, "reduce", array, in_place=True)
+    check_root(c, root)
+    op = check_reduction(c, array, op)
+    signature = ops.encode_signature("reduce", array.nbytes, array.dtype.char, op, root)
+    flat, step = array.reshape(-1), _PIECE_BYTES // array.itemsize
+    mine = root == c.rank
+    pieces: list[ops.Operation] = [
+        ops.ReducePiece(signature, flat[i : i + step], op, keep=mine)
+        for i in range(0, flat.size, step)
+    ]
+    return c._issue(pieces, async_op)
+
+
+def gather(
+    c: SharedMemoryCommunicator, array: Array, out: Array | None, root: int, async_op: bool
+) -> Work:
+    """See `Communicator.gather`."""
+    check_root(c, root)
+    if root != c.rank:
+        check_array(c, "gather", array)
+        return _exchange(c, "gather", array.nbytes, root, [(root, array)], [], async_op)
+    rows = check_root_array(c, "gather", out)
+    check_gathered(c, "gather", rows, array)
+    rows[root] = array
+    receives = [(i, rows[i : i + 1]) for i in range(c.size) if i != root]
+    return _exchange(c, "gather", array.nbytes, root, [], receives, async_op)
+
+
+def scatter(
+    c: SharedMemoryCommunicator, out: Array, rows: Array | None, root: int, async_op: bool
+) -> Work:
+    """See `Communicator.scatter`."""
+    check_root(c, root)
+    if root != c.rank:
+        check_array(c, "scatter", out, in_place=True)
+        return _exchange(c, "scatter", out.nbytes, root, [], [(root, out)], async_op)
+    table = check_root_array(c, "scatter", rows)
+    check_scattered(c, "scatter", out, table)
+    out[...] = table[root]
+    sends = [(i, table[i : i + 1]) for i in range(c.size) if i != root]
+    return _exchange(c, "scatter", out.nbytes, root, sends, [], async_op)
+
+
+def all_to_all(
+    c: SharedMemoryCommunicator, outputs: Sequence[Array], inputs: Sequence[Array], async_op: bool
+) -> Work:
+    """See `Communicator.all_to_all`."""
+    check_exchange(c, outputs, inputs)
+    outputs[c.rank][...] = inputs[c.rank].reshape(outputs[c.rank].shape)
+    others = [i for i in range(c.size) if i != c.rank]
+    sends = [(i, inputs[i]) for i in others]
+    receives = [(i, outputs[i]) for i in others]
+    return _exchange(c, "all_to_all", 0, 0, sends, receives, async_op)
+
+
+def isend(c: SharedMemoryCommunicator, array: Array, peer: int, tag: int) -> Work:
+    """See `Communicator.isend`."""
+    check_array(c, "send", array)
+    check_peer(c, "send", peer, tag)
+    c._check_open("send")
+    return c._mailbox.send(array, peer, tag)
+
+
+def irecv(c: SharedMemoryCommunicator, array: Array, peer: int | None, tag: int) -> Work:
+    """See `Communicator.irecv`."""
+    check_array(c, "recv", array, in_place=True)
+    check_peer(c, "recv", peer, tag)
+    c._check_open("recv")
+    return c._mailbox.receive(array, peer, tag)
+
+
+def _exchange(
+    c: SharedMemoryCommunicator,
+    kind: str,
+    count_bytes: int,
+    root: int,
+    sends: list[tuple[int, Array]],
+    receives: list[tuple[int, Array]],
+    async_op: bool,
+) -> Work:
+    signature = ops.encode_signature(kind, count_bytes, extra=root)
+    meeting = c._issue([ops.Barrier(signature)], True)
+    tag, box = c._sequence, c._mailbox
+    messages = [box.receive(a, i, tag, mailbox.COLLECTIVE) for i, a in receives]
+    messages += [box.send(a, i, tag, mailbox.COLLECTIVE) for i, a in sends]
+    work = _ExchangeWork([meeting, *messages])
+    if not async_op:
+        work.wait()
+    return work
+
+
+class _ExchangeWork:
+    """Done when all parts are; the meeting comes first, as it names what is wrong."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self._parts = parts
+
+    def test(self) -> bool:
+        while self._parts and self._parts[0].test():
+            del self._parts[0]
+        return not self._parts
+
+    def wait(self) -> None:
+        for part in self._parts:
+            part.wait()
+        self._parts = []
