@@ -1,7 +1,7 @@
 """Which ranks there are; names as in ``torch.distributed``.
 
-Stage of the flow: `environment` says who we are, this file opens the communicator that fits, and
-everything above asks here. May import: `environment`, `failure`, `communicators`, `allgrad`.
+Stage of the flow: `connecting` opens the communicator that fits, and everything above asks here.
+May import: `environment`, `failure`, `spellings`, `connecting`, `communicators`, `allgrad`.
 
 Ranks may be threads of one process (`run_ranks`); then each thread has a default group of its own.
 Otherwise there is one per process.
@@ -9,22 +9,17 @@ Otherwise there is one per process.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from allgrad.ddp import environment, failure
-from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator
-from allgrad.ddp.communicators.local import LocalCommunicator
-from allgrad.ddp.communicators.thread import (
-    ThreadCommunicator,
-    ThreadWorld,
-    current_thread_rank,
-)
-from allgrad.ddp.diagnosis import settings
+from allgrad.ddp import connecting, environment, failure, spellings
+from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator, ReduceOp
+from allgrad.ddp.communicators.thread import ThreadWorld, current_thread_rank
 from allgrad.errors import DistributedError, OptionError
 
 if TYPE_CHECKING:
@@ -32,25 +27,37 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("mpi", "thread", "local")
-_INSTALL = "pip install 'mpi4py>=4' mpich"
-
 
 class ProcessGroup:
-    """The ranks of one job, seen from this rank.
+    """The ranks of one job, or some of them, seen from one of them.
 
     Attributes:
         communicator: moves arrays between the ranks.
         place: what the launcher's variables say about this process.
-        rank, size: this rank and the number of ranks.
+        rank, size: this rank's number in the group, and the number of ranks.
+        ranks: what the group's ranks are called in the default group.
+        backend: name that the user gave, or that of the communicator.
+        name: for messages; "default" or "group 1, 2, ...".
         meetings: called by `meet`, in order.
+        groups: those made by `new_group` and not yet destroyed; only the default group has some.
     """
 
-    def __init__(self, communicator: Communicator, place: environment.RankEnvironment) -> None:
+    def __init__(
+        self,
+        communicator: Communicator,
+        place: environment.RankEnvironment,
+        backend: str | None = None,
+        name: str = "default",
+    ) -> None:
         self.communicator = communicator
         self.place = place
         self.rank, self.size = communicator.rank, communicator.size
+        self.ranks = list(communicator.members or range(communicator.size))
+        self.backend = communicator.name if backend is None else backend
+        self.name = name
         self.meetings: list[Callable[[], None]] = []
+        self.groups: list[ProcessGroup] = []
+        self.groups_made = 0
         self.recorder: Recorder | None = None
         self._hooks: failure.FailureHooks | None = None
         self._open = True
@@ -68,20 +75,21 @@ class ProcessGroup:
     def install_failure_hooks(self) -> None:
         """From now on an exception or a non-zero sys.exit of this rank ends all ranks."""
         self._hooks = failure.install(
-            self.communicator.abort,
-            rank=self.rank,
-            size=self.size,
-            on_leave=self.leave,
+            self.communicator.abort, rank=self.rank, size=self.size, on_leave=self.leave
         )
 
     def leave(self) -> None:
         """This rank's program has ended: serve those that still make steps, then say so."""
-        if self._open:
-            self.meet()
-        self.communicator.leave()
+        for group in (*self.groups, self):
+            if group._open:
+                group.meet()
+            group.communicator.leave()
 
     def close(self) -> None:
-        """Collective. Give the communicator back and restore the hooks."""
+        """Collective. Give the communicators back, of all groups, and restore the hooks."""
+        for group in list(self.groups):
+            group.close()
+        self.groups.clear()
         self.meet()
         if self.recorder is not None:
             self.recorder.close()
@@ -89,6 +97,23 @@ class ProcessGroup:
         self.communicator.close()
         if self._hooks is not None:
             self._hooks.uninstall()
+
+
+class GroupMember:
+    """The default group, and what `new_group` gives to ranks that are not in the group."""
+
+    WORLD: ClassVar[ProcessGroup | None] = None  # as an argument `group=`: the default group
+    NON_GROUP_MEMBER: ClassVar[Any] = object()
+
+
+class _CurrentWorld(type):
+    @property
+    def WORLD(cls) -> ProcessGroup | None:  # noqa: N802 - PyTorch's name
+        return default_group() if is_initialized() else None
+
+
+class group(metaclass=_CurrentWorld):  # noqa: N801 - PyTorch's name
+    """`group.WORLD` is the default group, or None before `init_process_group`."""
 
 
 _THREAD_DEFAULT = "default_group"  # among the belongings of a rank that is a thread
@@ -101,141 +126,80 @@ def init_process_group(
     timeout: timedelta | float | None = None,
     world_size: int = -1,
     rank: int = -1,
+    store: Any = None,
+    group_name: str = "",
+    pg_options: Any = None,
+    device_id: Any = None,
     *,
     shared_memory: bool | None = None,
+    hierarchical: bool | None = None,
     link: str | None = None,
 ) -> None:
     """Join the ranks of this job; every rank calls it once, before any collective.
 
     Rank and size come from the launcher: ``allgrad run``, ``mpiexec``, ``srun``, the threads of
-    `run_ranks`, or nothing, which means one rank and needs no MPI.
+    `run_ranks`, or nothing, which means one rank and needs no MPI. Ranks do not look for each other
+    by ``tcp://``, ``MASTER_ADDR`` or a store: what is said there is checked against the launcher.
 
     Args:
-        backend: "mpi", "thread", "local", or None to take the one that fits the launcher.
-        init_method: None or "env://"; there is nothing to choose, MPI finds the other ranks.
+        backend: None, "gloo" or "mpi" take the communicator of the CPU that fits the launcher
+            ("mpi" asks MPI even where no launcher is known); "thread" and "local" are only that;
+            "cpu:gloo,cuda:nccl" is "gloo"; "nccl" needs GPUs and is refused.
+        init_method: None, "env://", "tcp://host:port" or "file://..."; the last two need rank and
+            world_size.
         timeout: a collective that takes longer raises DistributedError; seconds or a timedelta,
             default 600 s.
         world_size: if not -1, the number of ranks that there must be.
         rank: if not -1, the rank that this process must be.
+        store: as init_method; not used otherwise.
+        group_name, pg_options, device_id: accepted for PyTorch scripts, without meaning.
         shared_memory: whether ranks of one host reduce in a shared-memory window; default: if all
             ranks are on one host.
+        hierarchical: with several hosts, whether ranks of one host reduce in shared memory before
+            hosts talk to each other; default: if a host has more than one rank.
         link: let collectives take as long as over such a link, e.g. "1gbit,50us" (see
             `communicators.link`); default: the variable ALLGRAD_LINK, else no link. All ranks must
             be on one host.
 
     Raises:
         OptionError: unknown backend or init_method; the message lists the known ones.
-        DistributedError: already initialised; mpi4py is missing; or what MPI sees is not what the
-            launcher announced (several jobs of one rank instead of one job, the wrong mpiexec).
+        DistributedError: already initialised; mpi4py is missing; no GPU; or what MPI sees is not
+            what the launcher announced or the arguments say (several jobs of one rank instead of
+            one job, the wrong mpiexec, torchrun).
     """
     if is_initialized():
         raise DistributedError(
             "init_process_group was called before; call destroy_process_group first"
         )
-    if backend is not None and backend not in BACKENDS:
-        raise OptionError.unknown("backend", backend, BACKENDS)
-    if init_method not in (None, "env://"):
-        raise OptionError.unknown("init_method", init_method, (None, "env://"))
-    timeout_s = _seconds(timeout)
-    threads = current_thread_rank()
-    if backend == "thread" and threads is None:
-        raise DistributedError(
-            "backend 'thread' works inside ddp.run_ranks(function, size), or under "
-            "`allgrad run --debug`; this thread is no rank"
-        )
-    if threads is not None and backend in (None, "thread"):
-        place = _thread_place(*threads)
-        thread = ThreadCommunicator(threads[0], threads[1], timeout_s, settings.from_environ())
-        group = ProcessGroup(thread, place)
-    else:
-        place = environment.discover()
-        communicator = _connect(backend, place, timeout_s, shared_memory)
-        group = ProcessGroup(communicator, place)
-    _check_expected(group, world_size, rank)
-    link = link or os.environ.get("ALLGRAD_LINK")
-    if link:
-        from allgrad.ddp.communicators.link import linked  # noqa: PLC0415 - rarely used
-
-        group.communicator = linked(group.communicator, link)
+    asked = spellings.backend_of(backend)
+    world_size, rank = spellings.expected_place(init_method, world_size, rank, store)
+    communicator, place = connecting.connect(
+        asked, seconds(timeout), shared_memory, hierarchical, link
+    )
+    group = ProcessGroup(communicator, place, asked)
+    if world_size not in (-1, group.size) or rank not in (-1, group.rank):
+        raise DistributedError(f"{group.where} {spellings.no_launcher(place, rank, world_size)}")
     _set_default(group)
-    if group.size > 1 and threads is None:
+    if group.size > 1 and current_thread_rank() is None:
         group.install_failure_hooks()
     if os.environ.get("ALLGRAD_TRACE") or os.environ.get("ALLGRAD_NVTX"):
         from allgrad.ddp.tracing.record import from_environment  # noqa: PLC0415 - rarely used
 
         group.recorder = from_environment(group.communicator)
+    threads = current_thread_rank()
     if threads is not None:
         _belongings(threads).setdefault("leaving", []).append(group.leave)
     _log.debug("%s joined by communicator %s", group.where, group.communicator.name)
 
 
-def _seconds(timeout: timedelta | float | None) -> float:
+def seconds(timeout: timedelta | float | None) -> float:
+    """Seconds of an argument `timeout`; None is the default."""
     if timeout is None:
         return DEFAULT_TIMEOUT_S
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
     if not seconds > 0:
         raise OptionError(f"timeout {timeout!r}: expected seconds > 0 or a timedelta")
     return seconds
-
-
-def _thread_place(world: Any, rank: int) -> environment.RankEnvironment:
-    return environment.RankEnvironment(rank, world.size, rank, world.size, 0, 1, "threads")
-
-
-def _connect(
-    backend: str | None,
-    place: environment.RankEnvironment,
-    timeout_s: float,
-    shared_memory: bool | None,
-) -> Communicator:
-    if backend == "local" or (backend is None and place.size == 1):
-        if place.size > 1:
-            raise DistributedError(
-                f"backend 'local' is for one rank, but the launcher {place.launcher!r} started "
-                f"{place.size}; leave backend out"
-            )
-        return LocalCommunicator(timeout_s)
-    try:
-        from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
-        raise DistributedError(
-            f"[rank {place.rank}/{place.size}] cannot load MPI ({error}); run: {_INSTALL}"
-        ) from error
-    comm, one_host = mpi.world()
-    _check_world(place, comm.Get_rank(), comm.Get_size(), mpi.library())
-    if comm.Get_size() == 1:
-        return LocalCommunicator(timeout_s)
-    if shared_memory and not one_host:
-        raise DistributedError(
-            f"[rank {place.rank}/{place.size}] shared_memory=True, but the ranks are on several "
-            "hosts; leave it out"
-        )
-    if one_host and shared_memory is not False:
-        from allgrad.ddp.communicators.shm import ShmCommunicator  # noqa: PLC0415 - as above
-
-        return ShmCommunicator(comm, timeout_s, settings.from_environ())
-    return mpi.MpiCommunicator(comm, timeout_s, settings.from_environ())
-
-
-def _check_world(place: environment.RankEnvironment, rank: int, size: int, library: str) -> None:
-    """MPI started with the wrong launcher gives N jobs of one rank, and each would look fine."""
-    if place.launcher == "none" or (place.rank, place.size) == (rank, size):
-        return
-    raise DistributedError(
-        f"the launcher {place.launcher!r} announced rank {place.rank} of {place.size}, but "
-        f"{library} sees rank {rank} of {size}: launcher and MPI library do not belong together. "
-        "Start with `allgrad run -n N script.py`, with the mpiexec of this MPI library, or under "
-        "Slurm with `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` (Open MPI)"
-    )
-
-
-def _check_expected(group: ProcessGroup, world_size: int, rank: int) -> None:
-    if world_size not in (-1, group.size) or rank not in (-1, group.rank):
-        raise DistributedError(
-            f"{group.where} init_process_group was told rank={rank}, world_size={world_size} "
-            f"(-1: any), but the launcher {group.place.launcher!r} started rank {group.rank} of "
-            f"{group.size}"
-        )
 
 
 def _belongings(threads: tuple[ThreadWorld, int]) -> dict[str, Any]:
@@ -282,6 +246,13 @@ def default_group() -> ProcessGroup:
     return group
 
 
+def member_of(group: ProcessGroup | None) -> ProcessGroup | None:
+    """The group of an argument ``group=``; None where this rank is not in it."""
+    if group is None:
+        return default_group()
+    return None if group is GroupMember.NON_GROUP_MEMBER else group
+
+
 def met(group: ProcessGroup | None) -> ProcessGroup:
     """The group, or the default one, after `ProcessGroup.meet`: for collectives of the user's."""
     group = group or default_group()
@@ -289,20 +260,32 @@ def met(group: ProcessGroup | None) -> ProcessGroup:
     return group
 
 
-def destroy_process_group() -> None:
-    """Collective. Leave the group; afterwards `init_process_group` may be called again."""
-    default_group().close()
-    _set_default(None)
+def destroy_process_group(group: ProcessGroup | None = None) -> None:
+    """Collective. Leave the group; of the default group, all groups.
+
+    Afterwards `init_process_group` may be called again.
+    """
+    default = default_group()
+    mine = member_of(group)
+    if mine is None:
+        return
+    mine.close()
+    if mine is default:
+        _set_default(None)
+    elif mine in default.groups:
+        default.groups.remove(mine)
 
 
 def get_rank(group: ProcessGroup | None = None) -> int:
-    """This rank, 0 to `get_world_size` - 1."""
-    return (group or default_group()).rank
+    """This rank's number in the group, 0 to `get_world_size` - 1; -1 if it is not in the group."""
+    mine = member_of(group)
+    return -1 if mine is None else mine.rank
 
 
 def get_world_size(group: ProcessGroup | None = None) -> int:
-    """Number of ranks."""
-    return (group or default_group()).size
+    """Number of ranks; -1 if this rank is not in the group."""
+    mine = member_of(group)
+    return -1 if mine is None else mine.size
 
 
 def get_local_rank(group: ProcessGroup | None = None) -> int:
@@ -320,6 +303,77 @@ def get_local_rank(group: ProcessGroup | None = None) -> int:
     return place.local_rank
 
 
+def get_node_local_rank(fallback_rank: int | None = None) -> int:
+    """This rank's number among those of its host, also before `init_process_group`.
+
+    Args:
+        fallback_rank: the answer where the launcher does not say.
+
+    Raises:
+        DistributedError: it does not say, and there is no fallback.
+    """
+    threads = current_thread_rank()
+    local = threads[1] if threads is not None else environment.discover().local_rank
+    if local is None:
+        local = fallback_rank
+    if local is None:
+        raise DistributedError(
+            "the launcher does not say the rank within the host; pass fallback_rank, or start "
+            "with `allgrad run`, mpiexec or srun"
+        )
+    return local
+
+
 def get_backend(group: ProcessGroup | None = None) -> str:
-    """Name of the communicator: "local", "thread", "shm" (MPI on one host) or "mpi"."""
-    return (group or default_group()).communicator.name
+    """The backend that `init_process_group` was asked for, otherwise the communicator's name.
+
+    So ``get_backend() == "gloo"`` is true in a script that asked for gloo. A script that names
+    none gets "local", "thread", "shm" (MPI on one host), "hierarchical" or "mpi". None of them is
+    "nccl": tensors stay on the CPU.
+    """
+    mine = member_of(group)
+    if mine is None:
+        raise DistributedError("get_backend: this rank is not in the group")
+    return mine.backend
+
+
+def is_available() -> bool:
+    """Whether there are collectives: always."""
+    return True
+
+
+def is_mpi_available() -> bool:
+    """Whether mpi4py is installed; loading its MPI library may still fail."""
+    return importlib.util.find_spec("mpi4py") is not None
+
+
+def is_gloo_available() -> bool:
+    """Whether "gloo" can be asked for: always; it means the communicator of the CPU that fits."""
+    return True
+
+
+def is_nccl_available() -> bool:
+    """Whether tensors of GPUs can be reduced: no."""
+    return False
+
+
+def is_backend_available(backend: str) -> bool:
+    """Whether `init_process_group` takes that backend."""
+    return backend.lower() in ("gloo", "thread", "local") or (
+        backend.lower() == "mpi" and is_mpi_available()
+    )
+
+
+def is_torchelastic_launched() -> bool:
+    """Whether torchrun has started this process (then MPI does not connect it to others)."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_launched() -> bool:
+    """Whether a launcher, or `run_ranks`, has given this process a rank."""
+    return current_thread_rank() is not None or environment.discover().launcher != "none"
+
+
+def supports_complex(reduceOp: ReduceOp | str) -> bool:  # noqa: N803 - PyTorch's name
+    """Whether complex numbers can be reduced this way."""
+    return ReduceOp.parse(reduceOp) in (ReduceOp.SUM, ReduceOp.AVG, ReduceOp.PRODUCT)

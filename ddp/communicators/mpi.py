@@ -43,8 +43,8 @@ from allgrad.ddp.communicators.base import (
 )
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.mpi_inquiry import MpiInquiry
-from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.communicators.splitting import adopt, agree
+from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.dtypes import is_half
 from allgrad.errors import DistributedError
 
@@ -101,7 +101,7 @@ class MpiCommunicator(Communicator):
         self.timeout_s = timeout_s
         self.mpi, self.comm = MPI, comm
         self.piece_bytes, self.on_the_wire = PIECE_BYTES, on_the_wire
-        self._comm = comm
+        self._comm, self._diagnosis = comm, diagnosis
         self._inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
         self.flight = None if self._inquiry is None else self._inquiry.recorder
         self._queue: deque[_MpiWork] = deque()  # those with pieces that have not been started
@@ -211,7 +211,7 @@ class MpiCommunicator(Communicator):
         return mpi_exchange.irecv(self, array, peer, tag)
 
     def split(self, ranks: Sequence[int] | None) -> Communicator | None:
-        return split_off(self, self._comm, ranks)
+        return split_off(self, self._comm, ranks, self._diagnosis)
 
     def issue(self, what: str, pieces: Iterator[_Start], async_op: bool) -> Work:
         """Start a collective made of pieces; its Work finishes them in order."""
@@ -258,24 +258,29 @@ class MpiCommunicator(Communicator):
             self._comm.Free()
 
 
-def split_off(parent: Communicator, comm: Any, ranks: Sequence[int] | None) -> Communicator | None:
+def split_off(
+    parent: Communicator, comm: Any, ranks: Sequence[int] | None, diagnosis: Settings
+) -> Communicator | None:
     """Collective over `parent`, whose MPI communicator is `comm`; see `Communicator.split`."""
     members = agree(parent, ranks)  # all have come: what follows does not wait for anybody
     if members is None:
         comm.Split(MPI.UNDEFINED, 0)
         return None
     part = comm.Split(members[0], members.index(parent.rank))
-    return adopt(parent, open_communicator(part, parent.timeout_s), members)
+    return adopt(parent, open_communicator(part, parent.timeout_s, None, diagnosis), members)
 
 
 def open_communicator(
-    comm: Any, timeout_s: float, shared_memory: bool | None = None
+    comm: Any,
+    timeout_s: float,
+    shared_memory: bool | None = None,
+    diagnosis: Settings = Settings(),  # noqa: B008 - immutable
 ) -> Communicator:
     """The communicator that fits the hosts of the ranks of an MPI communicator; it owns that.
 
     Args:
         comm: an intracommunicator.
-        timeout_s: see `Communicator`.
+        timeout_s, diagnosis: see `MpiCommunicator`.
         shared_memory: False: none, even if all ranks are on one host.
     """
     if comm.Get_size() == 1:
@@ -284,8 +289,8 @@ def open_communicator(
     if shared_memory is not False and is_one_host(comm):
         from allgrad.ddp.communicators.shm import ShmCommunicator  # noqa: PLC0415 - imports this
 
-        return ShmCommunicator(comm, timeout_s)
-    return MpiCommunicator(comm, timeout_s)
+        return ShmCommunicator(comm, timeout_s, diagnosis)
+    return MpiCommunicator(comm, timeout_s, diagnosis)
 
 
 def is_one_host(comm: Any) -> bool:

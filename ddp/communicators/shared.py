@@ -36,6 +36,7 @@ from allgrad.ddp.communicators.base import (
     check_scattered,
 )
 from allgrad.ddp.communicators.board import BOARD_BYTES, RING, Board
+from allgrad.ddp.communicators.mailbox import Mailbox, inbox_bytes
 from allgrad.ddp.communicators.tree import TreeSum
 from allgrad.ddp.communicators.tree_shared import ReduceTree
 from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, TIMEOUT, Finding
@@ -44,7 +45,6 @@ from allgrad.ddp.diagnosis.inquiry import Inquiry
 from allgrad.ddp.diagnosis.process import Identity, is_alive
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Speaker
-from allgrad.ddp.communicators.mailbox import Mailbox, inbox_bytes
 from allgrad.errors import DistributedError
 
 # Staging memory per rank. Smaller pieces stay in faster caches but meet more often: measured, 1 MiB

@@ -124,7 +124,7 @@ class ShmCommunicator(SharedMemoryCommunicator):
         diagnosis: Settings = Settings(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__(_WindowMemory(comm), "shm", timeout_s, diagnosis)
-        self._comm = comm
+        self._comm, self._diagnosis = comm, diagnosis
 
     def split(self, ranks: Sequence[int] | None) -> Communicator | None:
-        return split_off(self, self._comm, ranks)
+        return split_off(self, self._comm, ranks, self._diagnosis)

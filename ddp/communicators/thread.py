@@ -15,8 +15,8 @@ from allgrad.ddp.communicators import operations as ops
 from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator, aligned_zeros
 from allgrad.ddp.communicators.board import RING
 from allgrad.ddp.communicators.shared import SLOTS, Bytes, SharedMemoryCommunicator
-from allgrad.ddp.communicators.thread_job import RankStoppedError, ThreadJob, Waiter
 from allgrad.ddp.communicators.splitting import adopt, agree
+from allgrad.ddp.communicators.thread_job import RankStoppedError, ThreadJob, Waiter
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Speaker
 from allgrad.ddp.schedule import Schedule
@@ -204,7 +204,7 @@ class ThreadCommunicator(SharedMemoryCommunicator):
     ) -> None:
         memory = _ThreadMemory(world, rank)
         super().__init__(memory, "thread", timeout_s, diagnosis)
-        self._world = world
+        self._world, self._diagnosis = world, diagnosis
         self._job, self._number = world.job, world.members[rank]
         self._awaited: ops.Operation | None = None
         memory.lag, memory.describe = self._lag, self._describe_wait
@@ -232,7 +232,7 @@ class ThreadCommunicator(SharedMemoryCommunicator):
         world = self._world.subworld(self.rank, members)
         if world is None or members is None:
             return None
-        part = ThreadCommunicator(world, members.index(self.rank), self.timeout_s)
+        part = ThreadCommunicator(world, members.index(self.rank), self.timeout_s, self._diagnosis)
         return adopt(self, part, members)
 
     def _lag(self) -> int:
