@@ -11,6 +11,7 @@ need no branch for it.
 from __future__ import annotations
 
 import pickle
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
@@ -65,6 +66,10 @@ COMBINE: dict[ReduceOp, np.ufunc] = {
     ReduceOp.BXOR: np.bitwise_xor,
 }
 BITWISE = (ReduceOp.BAND, ReduceOp.BOR, ReduceOp.BXOR)
+
+
+class MessageError(DistributedError):
+    """A message between two ranks did not come in time, or its other side has ended."""
 
 
 class Work(Protocol):
@@ -135,6 +140,10 @@ class Communicator(ABC):
             return f"[rank {self.rank}/{self.size}]"
         named = ", ".join(str(rank) for rank in self.members)
         return f"[rank {self.home[0]}/{self.home[1]}, number {self.rank} of group ({named})]"
+
+    def now(self) -> float:
+        """Seconds of the clock of time-outs."""
+        return time.monotonic()
 
     @abstractmethod
     def allocate(self, size_bytes: int) -> NDArray[np.uint8]:

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from allgrad.ddp.communicators.base import Array, Communicator
-from allgrad.errors import DistributedError, ShapeError
+from allgrad.ddp.communicators.base import Array, Communicator, MessageError
+from allgrad.errors import ShapeError
 
 USER, COLLECTIVE = 0, 1  # contexts
 _HEADER_BYTES = 32  # number of bytes, tag, context; messages start at multiples of it
@@ -280,7 +280,7 @@ class Mailbox:
         """Block until the message is done.
 
         Raises:
-            DistributedError: the other rank has ended, failed, or not come within the time-out.
+            MessageError: the other rank has ended, failed, or not come within the time-out.
         """
         owner, memory = self._owner, self._memory
         limit_s = owner.timeout_s if timeout_s is None else timeout_s
@@ -311,7 +311,7 @@ class Mailbox:
         if not message.done:
             who = "all other ranks" if message.peer is None else f"rank {message.peer}"
             self._give_up(message)
-            raise DistributedError(
+            raise MessageError(
                 f"{self._owner.where} waits in a {message}, but the program of {who} has ended. "
                 "Each send needs a receive on the other side, with the same tag"
             )
@@ -323,7 +323,7 @@ class Mailbox:
             if incoming.context == USER
         )
         self._give_up(message)
-        raise DistributedError(
+        raise MessageError(
             f"{self._owner.where} waited {limit_s:g} s in a {message}. Each send needs a receive "
             "on the other side, with the same tag"
             + (f"; messages that nobody asked for: {waiting}" if waiting else "")

@@ -14,6 +14,7 @@ import numpy as np
 
 from allgrad.ddp.communicators.base import (
     Array,
+    MessageError,
     ReduceOp,
     Work,
     check_array,
@@ -26,7 +27,7 @@ from allgrad.ddp.communicators.base import (
     check_scattered,
     scale_to_mean,
 )
-from allgrad.errors import DistributedError, ShapeError
+from allgrad.errors import ShapeError
 
 if TYPE_CHECKING:
     from allgrad.ddp.communicators.mpi import MpiCommunicator
@@ -189,7 +190,7 @@ class MpiMessage:
                 self._check_left()
             if waited > limit_s:
                 self._give_up()
-                raise DistributedError(
+                raise MessageError(
                     f"{self._c.where} waited {limit_s:g} s in a {self}. Each send needs a receive "
                     "on the other side, with the same tag"
                 )
@@ -201,7 +202,7 @@ class MpiMessage:
             return
         self._give_up()
         who = "all other ranks" if self._peer is None else f"rank {self._peer}"
-        raise DistributedError(
+        raise MessageError(
             f"{self._c.where} waits in a {self}, but the program of {who} has ended. Each send "
             "needs a receive on the other side, with the same tag"
         )

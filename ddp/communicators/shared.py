@@ -250,6 +250,9 @@ class SharedMemoryCommunicator(Communicator):
         operation = ReduceTree(signature, tree, self.rank, nodes, shared[0], mean)
         return self._issue([operation], async_op=True)
 
+    def now(self) -> float:
+        return self._memory.now()
+
     def reduce(
         self, array: Array, root: int, op: ReduceOp | str = ReduceOp.SUM, async_op: bool = False
     ) -> Work:
