@@ -29,6 +29,16 @@ The same script also runs as `python train.py` (one rank) and under `mpiexec -n 
 The exit code is that of the rank that failed first: 1 for an exception, 128 + number for a signal,
 124 when the time limit was reached, 2 when the job could not be started as asked.
 """
+_CHAOS_EXAMPLES = """\
+example:
+  allgrad chaos -n 2 examples/mnist/train.py --synthetic --synthetic-size 4000 --epochs 3 \\
+      --save-every 5 --resume --checkpoint-dir {dir}
+
+{dir} stands where the script takes the folder of its checkpoints; each run gets a new one. The
+script must go on from its newest checkpoint when it is started again, and end with the same result
+whenever it was interrupted. The exit code is 0 if no job was lost, no damaged checkpoint was taken,
+and all results are equal.
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -115,6 +125,17 @@ def build_parser() -> Parser:
     )
     _add_run_options(run)
     _add_trace(commands)
+    chaos = commands.add_parser(
+        "chaos",
+        help="run a script under faults and compare its result",
+        description="Run a script undisturbed, then again and again while ranks, the launcher and "
+        "saves are killed and checkpoints damaged; compare what comes out, bit for bit.",
+        usage="allgrad chaos [-n N] [options] script.py [args ... with {dir}]",
+        epilog=_CHAOS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_chaos_options(chaos)
     return parser
 
 
@@ -128,6 +149,51 @@ def _add_trace(commands: Any) -> None:
     trace.add_argument("path", type=Path, help="the folder or file that --trace was given")
     trace.add_argument("--step", type=int, metavar="K", help="this step (default: a typical one)")
     trace.add_argument("--png", type=Path, metavar="FILE", help="draw the step into this file")
+
+
+def _add_chaos_options(chaos: argparse.ArgumentParser) -> None:
+    add = chaos.add_argument
+    add("-n", "--nproc", type=_at_least_one, default=2, metavar="N", help="number of ranks (2)")
+    add("-m", "--module", action="store_true", help="run a module, as `python -m` does")
+    add("--kills", type=_at_least_zero, default=20, metavar="K", help="how many kills (20)")
+    add(
+        "--damages",
+        type=_at_least_zero,
+        default=20,
+        metavar="D",
+        help="how many checkpoints to damage at most, one whole one is always left (20)",
+    )
+    add("--seed", type=_at_least_zero, default=0, metavar="S", help="of all choices (0)")
+    add(
+        "--every",
+        type=_seconds,
+        default=0.5,
+        metavar="S",
+        help="longest time in seconds that a run is left in peace (0.5)",
+    )
+    add(
+        "--max-restarts",
+        type=_at_least_zero,
+        default=10,
+        metavar="K",
+        help="as for `allgrad run` (10)",
+    )
+    add(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a file in {dir} that must be the same at the end; may be repeated",
+    )
+    add("--name", default="checkpoint", help="beginning of the checkpoints' names (checkpoint)")
+    add("--json", type=Path, metavar="FILE", help="write the figures into a file")
+    _add_target(chaos)
+
+
+def _add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("target", metavar="script", help="script, or module with -m")
+    rest = command.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
+    rest.required = False  # so that only the script is asked for where both are missing
 
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
@@ -232,9 +298,7 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     add("--trace-steps", metavar="A:B", help="record the steps from A to before B only")
     add("--dry-run", action="store_true", help="print the exact command and start nothing")
     add("-v", "--verbose", action="store_true", help="say which MPI is used, and how many threads")
-    add("target", metavar="script", help="script, or module with -m")
-    rest = add("args", nargs=argparse.REMAINDER, help="arguments of the script")
-    rest.required = False  # so that only the script is asked for where both are missing
+    _add_target(run)
 
 
 def _version() -> str:
@@ -254,19 +318,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     options.argv = list(sys.argv[1:] if argv is None else argv)
-    # `allgrad --help` need not import what commands need
-    from allgrad.ddp.tracing.command import show  # noqa: PLC0415
-    from allgrad.launch.run import run  # noqa: PLC0415
-
     try:
-        if options.command == "trace":
-            lines = show(options.path, options.step, options.png)
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-            return 0
-        return run(options)
+        return _command(options)
     except AllgradError as error:
         sys.stderr.write(f"allgrad {options.command}: {error}\n")
         return 2
+
+
+def _command(options: argparse.Namespace) -> int:
+    """Run the command; each imports what it needs itself, so that `allgrad --help` is quick."""
+    if options.command == "trace":
+        from allgrad.ddp.tracing.command import show  # noqa: PLC0415
+
+        lines = show(options.path, options.step, options.png)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return 0
+    if options.command == "chaos":
+        from allgrad.launch.chaos.command import chaos  # noqa: PLC0415
+
+        return chaos(options)
+    from allgrad.launch.run import run  # noqa: PLC0415
+
+    return run(options)
 
 
 if __name__ == "__main__":
