@@ -141,6 +141,7 @@ def main() -> int:
         damages=damages,
         seed=options.seed,
         every_s=options.every,
+        max_restarts=50,  # kills may come one after the other before anything is saved
     )
     load = [os.getloadavg()]
     with tempfile.TemporaryDirectory(prefix="allgrad-chaos-") as folder:
