@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from allgrad.ddp.sync_batchnorm import SyncBatchNorm
     from allgrad.ddp.tracing.record import trace
     from allgrad.ddp.work import Work
+    from allgrad.ddp.zero import ZeroRedundancyOptimizer
 
 _HOMES = {
     "CheckpointManager": "checkpoint",
@@ -136,6 +137,7 @@ _HOMES = {
     "DistributedSampler": "sampler",
     "SyncBatchNorm": "sync_batchnorm",
     "trace": "tracing.record",
+    "ZeroRedundancyOptimizer": "zero",
     "ShardedBatchSampler": "shard_sampler",
     "Schedule": "schedule",
     "Work": "work",
@@ -201,6 +203,7 @@ __all__ = [
     "ShardedBatchSampler",
     "SyncBatchNorm",
     "Work",
+    "ZeroRedundancyOptimizer",
     "all_gather",
     "all_gather_into_tensor",
     "all_gather_object",

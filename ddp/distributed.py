@@ -21,6 +21,7 @@ from allgrad.ddp.options import Options
 from allgrad.ddp.plan import BUCKET_CAP_BYTES
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Reducer
+from allgrad.ddp.reduction import Reduction
 from allgrad.ddp.shards import LogicalShards, ShardBuffers, check_logical
 from allgrad.ddp.timing import CommunicationTimer
 from allgrad.ddp.tracing.layers import timed_forward
@@ -346,6 +347,35 @@ class DistributedDataParallel(Module):
                 "per model"
             )
         reducer.reduction = HookReduction(self.process_group.communicator, state, hook)
+
+    def use_reduction(self, reduction: Reduction, params: Sequence[Tensor]) -> None:
+        """Let `reduction` see to the buckets: for optimizers that need a part of the mean only.
+
+        Args:
+            reduction: of the same kind on all ranks.
+            params: all that it serves.
+
+        Raises:
+            DistributedError: these are not the model's trainable parameters, or the model has a
+                communication hook or logical shards.
+        """
+        self._refuse_with_shards("another reduction", "gradients are summed over a fixed tree")
+        served, trainable = {id(p) for p in params}, list(self.parameters())
+        missing = [p for p in trainable if p.requires_grad and id(p) not in served]
+        if missing or len(served) > len(trainable):
+            raise DistributedError(
+                f"{self.process_group.where} the optimizer must have exactly the model's trainable "
+                f"parameters; {len(missing)} of {len(trainable)} are missing in it"
+            )
+        reducer = self._reducer
+        if reducer is None:
+            return
+        if isinstance(reducer.reduction, HookReduction):
+            raise DistributedError(
+                f"{self.process_group.where} the model has a communication hook; attach the "
+                "optimizer to a model without one"
+            )
+        reducer.reduction = reduction
 
     def _refuse_with_shards(self, what: str, why: str) -> None:
         if self.logical is not None:

@@ -121,7 +121,9 @@ class GradScaler:
             found = found or not (np.isfinite(total) or np.isfinite(array).all())
             np.multiply(array, array.dtype.type(inverse), out=array)
             grad._bump_version()
-        return found
+        # one that keeps gradients of its own part only hears of the other parts
+        agree = getattr(optimizer, "agree_on_overflow", None)
+        return found if agree is None else bool(agree(found))
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """Unscale the gradients, unless that was done, and step if all of them are finite.

@@ -268,6 +268,36 @@ class Communicator(ABC):
         self.reduce_scatter_into(out, array, op)
         return out
 
+    def reduce_parts(
+        self,
+        array: Array,
+        parts: Sequence[Sequence[tuple[int, int]]],
+        op: ReduceOp | str = ReduceOp.SUM,
+        async_op: bool = False,
+    ) -> Work:
+        """Reduce a flat array over ranks; rank r gets the result in its own parts only.
+
+        Args:
+            array: one-dimensional; outside of this rank's parts it keeps its values.
+            parts: per rank, disjoint (start, stop) stretches of elements; the same on all ranks.
+            op: as `all_reduce`.
+            async_op: as `all_reduce`.
+        """
+        width = max(sum(stop - start for start, stop in own) for own in parts)
+        packed = np.zeros((self.size, width), array.dtype)
+        for row, own in zip(packed, parts, strict=True):
+            _pack(array, own, row)
+        reduced = np.empty(width, array.dtype)
+        work = _Unpacking(
+            self.reduce_scatter_into(reduced, packed, op, async_op=True),
+            reduced,
+            parts[self.rank],
+            array,
+        )
+        if not async_op:
+            work.wait()
+        return work
+
     # ---- object twins, for small control data ---------------------------------------------
 
     def all_gather_object(self, value: Any) -> list[Any]:
@@ -291,6 +321,40 @@ class Communicator(ABC):
             buffer[:] = np.frombuffer(payload, np.uint8)
         self.broadcast(buffer, root)
         return value if mine else pickle.loads(buffer.tobytes())
+
+
+class _Unpacking:
+    """A reduce-scatter whose row goes into the parts of an array once it has arrived."""
+
+    def __init__(
+        self, work: Work, row: Array, parts: Sequence[tuple[int, int]], array: Array
+    ) -> None:
+        self._work, self._row, self._parts, self._array = work, row, parts, array
+        self._done = False
+
+    def test(self) -> bool:
+        if not self._done and self._work.test():
+            self._unpack()
+        return self._done
+
+    def wait(self) -> None:
+        if not self._done:
+            self._work.wait()
+            self._unpack()
+
+    def _unpack(self) -> None:
+        self._done = True
+        place = 0
+        for start, stop in self._parts:
+            self._array[start:stop] = self._row[place : place + stop - start]
+            place += stop - start
+
+
+def _pack(array: Array, parts: Sequence[tuple[int, int]], row: Array) -> None:
+    place = 0
+    for start, stop in parts:
+        row[place : place + stop - start] = array[start:stop]
+        place += stop - start
 
 
 def aligned_zeros(size_bytes: int) -> NDArray[np.uint8]:

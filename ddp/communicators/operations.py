@@ -116,6 +116,39 @@ class ReduceShares(Operation):
                 other[low:high] = result
 
 
+class ReduceParts(Operation):
+    """Like `ReduceShares`, but each rank reduces the parts it is given, for itself alone."""
+
+    __slots__ = ("_arrays", "_op", "_parts", "_rank")
+
+    waits_for_all = True
+
+    def __init__(
+        self,
+        signature: int,
+        arrays: list[Array],
+        rank: int,
+        op: ReduceOp,
+        parts: Sequence[tuple[int, int]],
+    ) -> None:
+        super().__init__(signature)
+        self._arrays, self._rank, self._op, self._parts = arrays, rank, op, parts
+
+    def stage(self, slot: NDArray[np.uint8]) -> None:
+        return None
+
+    def consume(self, slots: Sequence[NDArray[np.uint8]]) -> None:
+        block = BLOCK_BYTES // self._arrays[0].itemsize
+        result = np.empty(block, self._arrays[0].dtype)
+        mine = self._arrays[self._rank]
+        for start, stop in self._parts:
+            for low in range(start, stop, block):
+                high = min(low + block, stop)
+                out = result[: high - low]
+                reduce_rows([array[low:high] for array in self._arrays], self._op, out)
+                mine[low:high] = out
+
+
 def _share_start(count: int, rank: int, size: int, line: int) -> int:
     """Where the share of `rank` starts, rounded down to a cache line; the last ends at count."""
     return count if rank == size else count * rank // size // line * line

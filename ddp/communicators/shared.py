@@ -189,6 +189,22 @@ class SharedMemoryCommunicator(Communicator):
         pieces = _pieces(array.reshape(-1), PIECE_BYTES // array.itemsize)
         return self._issue([ops.ReducePiece(signature, p, op) for p in pieces], async_op)
 
+    def reduce_parts(
+        self,
+        array: Array,
+        parts: Sequence[Sequence[tuple[int, int]]],
+        op: ReduceOp | str = ReduceOp.SUM,
+        async_op: bool = False,
+    ) -> Work:
+        check_array(self, "reduce_parts", array, in_place=True)
+        op = check_reduction(self, array, op)
+        shared = self._shared_views(array)
+        if shared is None:
+            return super().reduce_parts(array, parts, op, async_op)
+        signature = ops.encode_signature(_BUCKET, array.nbytes, array.dtype.char, op, extra=2047)
+        own = parts[self.rank]
+        return self._issue([ops.ReduceParts(signature, shared, self.rank, op, own)], async_op)
+
     def broadcast(self, array: Array, root: int = 0, async_op: bool = False) -> Work:
         check_array(self, "broadcast", array, in_place=True)
         check_root(self, root)
