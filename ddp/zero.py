@@ -251,9 +251,11 @@ class ZeroRedundancyOptimizer(Optimizer):
     def consolidate_state_dict(self, to: int = 0) -> None:
         """Collective. Bring the whole state to rank `to`, for `state_dict`; -1: to all ranks."""
         self._refresh()
-        self._consolidated = zero_state.consolidate(
+        state = zero_state.consolidate(
             self._communicator, self.optim, self.param_groups, self._pieces, to
         )
+        if state is not None:  # what an earlier call has brought here stays
+            self._consolidated = state
 
     def state_dict(self) -> dict[str, Any]:
         """The state in the layout of the plain optimizer, for any number of ranks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,26 @@ def test_state_goes_to_the_plain_optimizer_and_to_other_numbers_of_ranks() -> No
 
     for plain, sharded in run_ranks(resume, 2):
         assert plain == sharded
+
+
+def test_checkpoints_hold_the_whole_state(tmp_path: Path) -> None:
+    def body() -> tuple[bytes, bytes]:
+        ddp.init_process_group(timeout=20)
+        manager = ddp.CheckpointManager(tmp_path)
+        model, optimizer = train(optim.Adam, {"lr": 0.01}, zero=True)
+        manager.save(step=4, model=model, optimizer=optimizer)
+        again, other = train(optim.Adam, {"lr": 0.5}, zero=True, steps=1)
+        assert manager.load_latest(model=again, optimizer=other).step == 4
+        for net, stepper in ((model, optimizer), (again, other)):
+            stepper.zero_grad()
+            (net(batch(ddp.get_rank(), 9)) ** 2).mean().backward()
+            stepper.step()
+        manager.close()
+        ddp.destroy_process_group()
+        return bits(model), bits(again)
+
+    for going_on, resumed in run_ranks(body, SIZE):
+        assert going_on == resumed
 
 
 @pytest.mark.parametrize("norm_type", [2.0, float("inf")])
