@@ -35,7 +35,7 @@ from allgrad.ddp.layout import Layout
 from allgrad.ddp.options import Options
 from allgrad.ddp.reduction import MeanReduction, Reduction
 from allgrad.ddp.samples import SampleCount, scale, shares_of
-from allgrad.ddp.tail import Unused
+from allgrad.ddp.tail import HELD, Unused
 from allgrad.ddp.timing import CommunicationTimer, UnderWay
 from allgrad.moments import moment
 from allgrad.nn import Module
@@ -358,10 +358,14 @@ class Reducer:
 
     def _write_tail(self) -> None:
         if self._serving:
-            self._tail.write([False] * len(self._params), changed=False)
+            self._tail.write([0] * len(self._params), changed=False)
             return
         used = self._used()
-        self._tail.write(used, changed=self._unused.has_changed(used))
+        levels: Sequence[float] = used
+        if self._left:
+            held = [HELD if p.grad is not None else 0 for p in self._params]
+            levels = [max(u, h) for u, h in zip(used, held, strict=True)]
+        self._tail.write(levels, changed=self._unused.has_changed(used))
 
     def _used(self) -> list[bool]:
         """Which parameters this rank has used in this step; a frozen one lacks nothing."""

@@ -6,8 +6,9 @@ Note [Tail]
     The last bucket has a tail of a few elements that is averaged with it, so that ranks learn of
     each other what they must know without one more collective: element 0 is positive if on some
     rank the set of used parameters has changed although the graph is static; element 1 + i is the
-    share of ranks that have used parameter i. All ranks see the same tail and so take the same way:
-    all raise, or none; all report, or none; all cut their buckets anew, or none.
+    share of ranks that have used parameter i, where a rank that has not, but holds a gradient of it
+    from backward runs under `no_sync`, counts half. All ranks see the same tail and so take the
+    same way: all raise, or none; all report, or none; all cut their buckets anew, or none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from allgrad.errors import DistributedError
 
 _log = logging.getLogger("allgrad.ddp")
 
+HELD = 0.5
 RELEARNINGS = 4  # a model that uses other parameters in every phase would cut its buckets for ever
 
 
@@ -46,8 +48,13 @@ class Tail:
         """Room that the tail of `count` parameters needs."""
         return 1 + count
 
-    def write(self, used: Sequence[bool], changed: bool) -> None:
-        """Say which parameters this rank has used, before the tail is sent."""
+    def write(self, used: Sequence[float], changed: bool) -> None:
+        """Before the tail is sent: say which parameters this rank has used.
+
+        Args:
+            used: per parameter 1, or `HELD` if it only has a gradient from before, or 0.
+            changed: see Note [Tail].
+        """
         self.array[0] = changed
         self._used[...] = used
 
@@ -61,10 +68,10 @@ class Tail:
         """Whether every rank has used every parameter, and nothing has changed."""
         return self._content.tobytes() == self._usual
 
-    def used_by(self) -> list[int]:
-        """Per parameter, the number of ranks that have used it."""
+    def used_by(self) -> list[float]:
+        """Per parameter, the number of ranks that have used it, and half of those that hold it."""
         counts = self._used.astype(np.float64) * self._size
-        return [int(n) for n in np.rint(counts)]
+        return [float(n) for n in np.rint(counts / HELD) * HELD]
 
 
 class Unused:
