@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from workloads import BATCHES, batch, build, optimizer_of
 
-# One step; returns the seconds of forward, of backward with what waits at its end, of the optimizer.
+# One step; returns the seconds of forward, of backward with all waiting, and of the optimizer.
 StepFunction = Callable[[], tuple[float, float, float]]
 
 
