@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,7 @@ class Hosts:
         missing = [tool for tool in ("ip", "tc", "unshare") if shutil.which(tool) is None]
         if missing:
             raise HostsError(f"not installed: {', '.join(missing)} (iproute2, util-linux)")
+        _remove_abandoned()
         try:
             self._build()
         except BaseException:
@@ -180,6 +182,16 @@ def _end_processes(namespace: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.02)
+
+
+def _remove_abandoned() -> None:
+    """Remove hosts whose maker was killed before it could."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False)
+    for name in (line.split()[0] for line in listed.stdout.splitlines() if line):
+        ours = re.fullmatch(r"ag(\d+)(h\d+|s)", name)
+        if ours is not None and not Path(f"/proc/{ours[1]}").exists():
+            _end_processes(name)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def _ip(*arguments: str) -> None:

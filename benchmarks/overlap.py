@@ -13,9 +13,10 @@ link, in the better of its two memory layouts. Said per row, as medians over rou
 
     ratio     (after - compute) / backward without communication
     gain      after / overlap
-    possible  after / (compute + the part of the last bucket), for the last bucket is complete only
-              when backward is over, so nothing can hide it
-    hidden    (after - overlap) / (after - compute - the part of the last bucket)
+    hidden    (after - overlap) / what can be hidden: after - compute, without the part of the last
+              bucket, which is complete only when backward is over, and without `work`, the time
+              that the ranks' own cores spend on communication (TCP's copies, sums)
+    possible  after / (after - what can be hidden): the gain if all of it were
 
 Raw figures go to benchmarks/results/overlap-<date>.json. Needs torch.
 """
@@ -42,9 +43,10 @@ from netns import Hosts, HostsError, environment
 from step import spread, versions
 
 HERE = Path(__file__).resolve().parent
-ROWS = ("resnet20@link", "convnet@link", "resnet20@1gbit", "resnet18@10gbit")
-BATCH = {"resnet20": 8, "convnet": 64, "resnet18": 6, "mlp": 128}  # where the search begins
-Times = dict[str, list[tuple[float, float, float]]]
+ROWS = ("resnet20@link", "resnet20@1gbit", "resnet18@1gbit", "resnet18@10gbit")
+# where the search for the batch size begins
+BATCH = {("resnet20", "1gbit"): 3, ("resnet18", "1gbit"): 32, ("resnet18", "10gbit"): 6}
+Times = dict[str, list[tuple[float, float, float, float]]]
 
 
 @dataclass
@@ -122,17 +124,21 @@ class Contestant:
             raise RuntimeError("a contestant ended early; its error is above")
         return json.loads(line)
 
-    def run(self, steps: int) -> dict[str, tuple[float, float]]:
-        """Per way, seconds of a step and of its backward: medians, of the slower rank."""
+    def run(self, steps: int) -> dict[str, tuple[float, float, float]]:
+        """Per way, seconds of a step, of its backward and of this core's work for communication.
+
+        Medians; of the slower rank.
+        """
         for link in self._links:
             link.write(json.dumps({"steps": steps}) + "\n")
             link.flush()
         ranks: list[Times] = [self._read(link)["times_s"] for link in self._links]
         found = {}
         for way in ranks[0]:
-            whole = max(statistics.median(sum(t) for t in times[way]) for times in ranks)
+            whole = max(statistics.median(sum(t[:3]) for t in times[way]) for times in ranks)
             backward = max(statistics.median(t[1] for t in times[way]) for times in ranks)
-            found[way] = (whole, backward)
+            work = statistics.mean(statistics.median(t[3] for t in times[way]) for times in ranks)
+            found[way] = (whole, backward, work)
         return found
 
     def close(self) -> None:
@@ -183,7 +189,7 @@ def tune(setting: Setting, hosts: Hosts | None, ratio: float, realtime: bool) ->
     """Choose the batch (or, over a modelled link, its rate) so that the ratio is about right."""
     for _ in range(3):
         with contestants(setting, hosts, realtime, torch=False) as (ours,):
-            taken = ours.run(8)
+            taken = ours.run(5)
             total = sum(ours.report["buckets"])
         backward = taken["compute"][1]
         if hosts is None:
@@ -203,7 +209,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     workload, _, rate = name.partition("@")
     setting = Setting(
         workload,
-        BATCH[workload],
+        BATCH.get((workload, rate), 8),
         rate,
         "100gbit" if rate == "link" else None,
         options.bucket_cap_mb,
@@ -212,9 +218,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         hosts = None if rate == "link" else stack.enter_context(Hosts(2, rate))
         setting = tune(setting, hosts, options.ratio, options.realtime)
         field = stack.enter_context(contestants(setting, hosts, options.realtime))
-        first = sum(t for t, _ in field[0].run(3).values())
-        steps = max(5, int(options.seconds / first))
-        rounds: list[list[dict[str, tuple[float, float]]]] = []
+        first = sum(t[0] for t in field[0].run(2).values())
+        steps = max(3, int(options.seconds / first))
+        rounds: list[list[dict[str, tuple[float, float, float]]]] = []
         for turn in range(options.rounds):
             order = field if turn % 2 == 0 else field[::-1]
             taken = {id(c): c.run(steps) for c in order}
@@ -237,12 +243,14 @@ def figures(row: dict[str, Any]) -> dict[str, list[float]]:
     for taken in row["rounds"]:
         ours = {way: times[0] for way, times in taken[0].items()}
         wire = ours["after"] - ours["compute"]
-        can = wire * (1 - tail)
+        work = taken[0]["overlap"][2]
+        can = wire * (1 - tail) - work
         values = {
             "ratio": wire / taken[0]["compute"][1],
             "gain": ours["after"] / ours["overlap"],
-            "possible": ours["after"] / (ours["compute"] + wire * tail),
+            "possible": ours["after"] / (ours["after"] - can),
             "hidden": (ours["after"] - ours["overlap"]) / can,
+            "work": work,
             "backward gain": taken[0]["after"][1] / taken[0]["overlap"][1],
         }
         if len(taken) > 1:
@@ -264,7 +272,7 @@ def line(row: dict[str, Any]) -> str:
         f"| {row['row']}, batch {row['batch']}, {row['link']} | {spread(f['ratio'])} | "
         + " | ".join(spread(times, 1e3, ".1f") for times in ways.values())
         + f" | {spread(f['hidden'])} | {spread(f['gain'])} | {spread(f['possible'])} | "
-        f"{spread(f['backward gain'])} | {torch} |"
+        f"{spread(f['backward gain'])} | {spread(f['work'], 1e3, '.1f')} | {torch} |"
     )
 
 
@@ -282,8 +290,8 @@ def main() -> None:
     if options.realtime and shutil.which("chrt") is None:
         parser.error("--realtime needs chrt (util-linux)")
     print("| row | ratio | compute, ms | after, ms | overlap, ms | hidden | gain | possible | "
-          "gain of backward | PyTorch / allgrad |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|")
+          "gain of backward | work, ms | PyTorch / allgrad |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows = []
     for name in options.rows:
         try:

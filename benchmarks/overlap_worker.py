@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 from workloads import BATCHES, batch, build, optimizer_of
 
-# One step; returns the seconds of forward, of backward with all waiting, and of the optimizer.
-StepFunction = Callable[[], tuple[float, float, float]]
+# Seconds of forward, of backward with all waiting, of the optimizer, and of the calls during backward
+# in which this core works for communication: it copies into sockets and adds.
+Times = tuple[float, float, float, float]
+StepFunction = Callable[[], Times]
 
 
 def timed_step(model: Any, x: Any, target: Any, loss_of: Any, optimizer: Any) -> StepFunction:
     """A training step with the time of its three parts; the same code for both frameworks."""
 
-    def step() -> tuple[float, float, float]:
+    def step() -> Times:
         begin = time.perf_counter()
         optimizer.zero_grad()
         loss = loss_of(model(x), target)
@@ -35,7 +37,7 @@ def timed_step(model: Any, x: Any, target: Any, loss_of: Any, optimizer: Any) ->
         optimize = time.perf_counter()
         optimizer.step()
         end = time.perf_counter()
-        return backward - begin, optimize - backward, end - optimize
+        return backward - begin, optimize - backward, end - optimize, 0.0
 
     return step
 
@@ -71,9 +73,11 @@ def make_allgrad(
     mean = reducer.reduction
 
     def way(overlap: bool, reduction: Any) -> StepFunction:
-        def run() -> tuple[float, float, float]:
+        def run() -> Times:
             reducer.overlap, reducer.reduction = overlap, reduction
-            return step()
+            before = reducer.timer.in_backward_s
+            forward, backward, optimize, _ = step()
+            return forward, backward, optimize, reducer.timer.in_backward_s - before
 
         return run
 
@@ -139,7 +143,7 @@ def main() -> None:
     stream.flush()
     for line in stream:
         steps = json.loads(line)["steps"]
-        taken: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+        taken: dict[str, list[Times]] = {way: [] for way in ways}
         barrier()
         for _ in range(steps):
             for way, function in ways.items():

@@ -18,7 +18,7 @@ from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
 from allgrad.ddp.model_check import Watch, check_same_model, take_from
 from allgrad.ddp.options import Options
-from allgrad.ddp.plan import BUCKET_CAP_BYTES
+from allgrad.ddp.plan import default_cap
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Reducer
 from allgrad.ddp.reduction import Reduction
@@ -71,7 +71,8 @@ class DistributedDataParallel(Module):
         init_sync: whether to take parameters and buffers of rank 0 at construction.
         process_group: default: the group of `init_process_group`.
         bucket_cap_mb: MiB of gradients per bucket; the first bucket has 1 MiB at most; 0 gives
-            every parameter a bucket of its own.
+            every parameter a bucket of its own. Default: 25, and over a link a twentieth of the
+            model, 1/16 at least.
         find_unused_parameters: True silences the report of unused parameters.
         check_reduction: accepted for PyTorch scripts, without meaning.
         gradient_as_bucket_view: ``param.grad`` lies in the bucket (no copy); else it is copied.
@@ -153,7 +154,10 @@ class DistributedDataParallel(Module):
         _check_trainable(self.process_group, watch.trainable)
         if self.process_group.size == 1 and logical_shards is None:
             return
-        cap = BUCKET_CAP_BYTES if bucket_cap_mb is None else int(bucket_cap_mb * (1 << 20))
+        total = sum(p._array.nbytes for _, p in watch.trainable)
+        cap = default_cap(total, self.process_group.communicator.has_wire)
+        if bucket_cap_mb is not None:
+            cap = int(bucket_cap_mb * (1 << 20))
         options = Options(
             as_view=gradient_as_bucket_view,
             cap_bytes=cap,

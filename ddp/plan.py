@@ -18,6 +18,8 @@ import numpy as np
 
 FIRST_BUCKET_CAP_BYTES = 1 << 20
 BUCKET_CAP_BYTES = 25 << 20
+BUCKETS_OVER_A_LINK = 20
+SMALLEST_BUCKET_CAP_BYTES = 64 << 10  # where the time of a message is that of its bytes
 ALIGNMENT_BYTES = 64  # one cache line, and the widest vector register
 
 
@@ -59,6 +61,29 @@ class BucketPlan:
     size_bytes: int
     slots: tuple[Slot, ...]
     gradient_bytes: int
+
+
+def default_cap(total_bytes: int, has_wire: bool) -> int:
+    """The cap of buckets where the user gives none.
+
+    Over a link, `BUCKETS_OVER_A_LINK` buckets: communication then starts early, and what is left
+    for the end of backward, when nothing can hide the last bucket, is small. Source of the number:
+    `benchmarks/overlap.py`.
+
+    Args:
+        total_bytes: of all gradients.
+        has_wire: see `Communicator`.
+
+    Example:
+        >>> default_cap(1 << 20, has_wire=True), default_cap(1 << 30, has_wire=True) >> 20
+        (65536, 25)
+        >>> default_cap(1 << 20, has_wire=False) >> 20
+        25
+    """
+    if not has_wire:
+        return BUCKET_CAP_BYTES
+    share = total_bytes // BUCKETS_OVER_A_LINK
+    return min(BUCKET_CAP_BYTES, max(SMALLEST_BUCKET_CAP_BYTES, share))
 
 
 def plan_buckets(

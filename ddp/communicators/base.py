@@ -113,6 +113,8 @@ class Communicator(ABC):
         note: what the next collectives are for, in words for messages ("bucket 2 of 5 (fc.bias)");
             callers set it before a collective and clear it afterwards. The same on all ranks: ranks
             whose notes differ are told that they call different collectives.
+        has_wire: whether bytes travel over a link, which works while this core computes; then
+            many small buckets hide more. Where ranks share memory, this core moves them.
         step: number of the training step that the next collectives belong to, for messages.
         asked_to_leave: the signal that asked this rank to leave, 0 for none; other ranks hear of it
             with the next step header, and then stands in all_asked_to_leave of all ranks.
@@ -126,6 +128,7 @@ class Communicator(ABC):
     name: str
     timeout_s: float = DEFAULT_TIMEOUT_S
     note: str = ""
+    has_wire: bool = False
     step: int = 0
     asked_to_leave: int = 0
     all_asked_to_leave: int = 0

@@ -138,6 +138,7 @@ class LinkCommunicator:
         link: see Note [Link model].
     """
 
+    has_wire = True
     note: str
     step: int
 

@@ -43,6 +43,7 @@ from allgrad.ddp.communicators.base import (
 )
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.mpi_inquiry import MpiInquiry
+from allgrad.ddp.communicators.mpi_pair import Pair, can_pair, start_pair
 from allgrad.ddp.communicators.splitting import adopt, agree
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.dtypes import is_half
@@ -68,7 +69,7 @@ _MPI_OP = {
 }
 
 # Starts a piece and returns its request and what to do once it has arrived.
-_Start = Callable[[], tuple[MPI.Request, Callable[[], None] | None]]
+_Start = Callable[[], tuple[MPI.Request | Pair, Callable[[], None] | None]]
 
 
 def world(timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[MPI.Intracomm, bool]:
@@ -91,6 +92,8 @@ class MpiCommunicator(Communicator):
         diagnosis: what ranks keep ready for the case that something is wrong.
     """
 
+    has_wire = True
+
     def __init__(
         self,
         comm: Any,
@@ -102,6 +105,7 @@ class MpiCommunicator(Communicator):
         self.mpi, self.comm = MPI, comm
         self.piece_bytes, self.on_the_wire = PIECE_BYTES, on_the_wire
         self._comm, self._diagnosis = comm, diagnosis
+        self._pair = comm.Dup() if self.size == 2 else None
         self._inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
         self.flight = None if self._inquiry is None else self._inquiry.recorder
         self._queue: deque[_MpiWork] = deque()  # those with pieces that have not been started
@@ -127,7 +131,9 @@ class MpiCommunicator(Communicator):
 
     def _start_reduce(
         self, piece: Array, op: ReduceOp
-    ) -> tuple[MPI.Request, Callable[[], None] | None]:
+    ) -> tuple[MPI.Request | Pair, Callable[[], None] | None]:
+        if self._pair is not None and can_pair(piece, op):
+            return start_pair(self._pair, piece, op)
         wire, mpi_op = on_the_wire(piece, op)
         request = self._comm.Iallreduce(MPI.IN_PLACE, wire, mpi_op)
 
@@ -255,6 +261,8 @@ class MpiCommunicator(Communicator):
                 self._inquiry.close()
             if self._trees is not None:
                 self._trees.close()
+            if self._pair is not None:
+                self._pair.Free()
             self._comm.Free()
 
 
@@ -306,7 +314,7 @@ class _MpiWork:
 
     def __init__(self, communicator: MpiCommunicator, what: str, pieces: Iterator[_Start]) -> None:
         self._communicator, self._what, self._pieces = communicator, what, pieces
-        self._started: list[tuple[MPI.Request, Callable[[], None] | None]] = []
+        self._started: list[tuple[MPI.Request | Pair, Callable[[], None] | None]] = []
         self._exhausted = False
         inquiry = communicator._inquiry
         self._number = 0 if inquiry is None else inquiry.begin(what)
