@@ -36,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,10 @@ def contestants(
         lambda: Contestant("allgrad", setting, hosts, realtime)
     ]
     if torch and hosts is not None:
-        for channels_last in (False, True):
-            makers.append(
-                lambda layout=channels_last: Contestant(  # type: ignore[misc]
-                    "torch", setting, hosts, realtime, channels_last=layout
-                )
-            )
+        makers += [
+            partial(Contestant, "torch", setting, hosts, realtime, channels_last=layout)
+            for layout in (False, True)
+        ]
     running: list[Contestant] = []
     try:
         for make in makers:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from workloads import BATCHES, batch, build, optimizer_of
 
-# Seconds of forward, of backward with all waiting, of the optimizer, and of the calls during backward
+# Seconds of forward, of backward with all waiting, of the optimizer, and of calls during backward
 # in which this core works for communication: it copies into sockets and adds.
 Times = tuple[float, float, float, float]
 StepFunction = Callable[[], Times]
