@@ -7,6 +7,9 @@
     allgrad run -n 4 examples/cifar10/train.py --data data --model resnet18 --batch-size 32
     allgrad run -n 4 examples/cifar10/train.py --data data --resume       # go on, in mid-epoch too
 
+With --logical-shards N the training does not depend on the number of ranks, see
+docs/reproducibility.md; --batch-size is then that of a shard, and the learning rate grows with N.
+
 Without --download the files are expected in <data>, in the binary or the python format. The
 learning rate grows with the number of images per step of all ranks (Goyal et al. 2017) and
 follows half a cosine after a linear warm-up. --synthetic makes up images of the same shape: its
@@ -44,7 +47,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", choices=sorted(MODELS), default="resnet20", help="(resnet20)")
     add("--epochs", type=int, default=60, help="passes over the training images (60)")
-    add("--batch-size", type=int, default=128, help="images per rank and step (128)")
+    add("--batch-size", type=int, default=128, help="images per rank (or shard) and step (128)")
     add("--lr", type=float, default=0.1, help="highest learning rate for 128 images a step (0.1)")
     add("--weight-decay", type=float, default=5e-4, help="(5e-4)")
     add("--warmup-epochs", type=float, default=1.0, help="epochs of rising learning rate (1)")
@@ -56,6 +59,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpoint-dir", type=Path, default=Path("runs/cifar10"), help="(runs/cifar10)")
     add("--resume", action="store_true", help="continue from the newest checkpoint there")
     add("--save-every", type=int, default=200, help="steps between two checkpoints (200)")
+    add("--logical-shards", type=int, help="the same bits for every number of ranks up to this")
+    add("--fingerprint", action="store_true", help="print a SHA-256 of the state per epoch")
     add("--log-every", type=int, default=50, help="steps between two lines (50)")
     return parser.parse_args(argv)
 
@@ -68,17 +73,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     ag.manual_seed(options.seed)
     train_set, test_set = load_images(options)
-    train_loader = DataLoader(
-        train_set,
-        options.batch_size,
-        sampler=ddp.DistributedSampler(train_set, seed=options.seed),
-        prefetch_factor=2,  # a background thread makes the next batches
-    )
+    train_loader = make_loader(train_set, options)
     test_order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
     test_loader = DataLoader(test_set, 250, sampler=test_order)
 
-    model = ddp.DistributedDataParallel(MODELS[options.model]())
-    lr = options.lr * options.batch_size * world_size / 128
+    model = ddp.DistributedDataParallel(
+        MODELS[options.model](), logical_shards=options.logical_shards
+    )
+    lr = options.lr * options.batch_size * (options.logical_shards or world_size) / 128
     optimizer = optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
     )
@@ -95,6 +97,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         "scheduler": scheduler,
         "loader": train_loader,
     }
+    if model.logical is not None:
+        parts["shards"] = model.logical
     first_epoch, step = 1, 0
     if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
@@ -110,8 +114,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             begin, images_seen = time.perf_counter(), 0
             for images, labels in train_loader:
                 optimizer.zero_grad()
-                loss = F.cross_entropy(model(images), labels)
-                loss.backward()
+                for x, y in model.shards(images, labels):  # all without --logical-shards
+                    loss = F.cross_entropy(model(x), y)
+                    loss.backward()
                 optimizer.step()
                 scheduler.step()
                 step += 1
@@ -137,9 +142,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
                 f"{len(test_set)} {kind}  {images_per_s:.0f} images/s",
             )
+            if options.fingerprint:  # all ranks must agree on it
+                say(rank, f"  SHA-256 {ddp.fingerprint(model, optimizer, check=True)}")
             manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "steps": step}
+
+
+def make_loader(train_set: Any, options: argparse.Namespace) -> DataLoader:
+    """This rank's batches, made ahead by a background thread."""
+    shards = options.logical_shards
+    if shards is None:
+        order = ddp.DistributedSampler(train_set, seed=options.seed)
+        return DataLoader(train_set, options.batch_size, sampler=order, prefetch_factor=2)
+    batches = ddp.ShardedBatchSampler(
+        train_set, options.batch_size * shards, shards, seed=options.seed
+    )
+    return DataLoader(train_set, batch_sampler=batches, prefetch_factor=2)
 
 
 def load_images(options: argparse.Namespace) -> tuple[Any, Any]:

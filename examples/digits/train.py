@@ -6,11 +6,15 @@
     allgrad run -n 2 examples/digits/train.py --resume         # go on after an interruption
     python examples/digits/train.py --synthetic --epochs 2     # made-up images of the same shape
     python examples/digits/train.py --amp bf16                 # products in bfloat16
+    allgrad run -n 3 examples/digits/train.py --logical-shards 8 --fingerprint   # see below
 
 The data are the 1,797 scans (8 x 8 grey values) of the UCI set "Optical Recognition of Handwritten
 Digits". A fifth is held out and never trained on; the accuracy is measured on it, every image
 counted once over all ranks. Every rank works on its share of each epoch; the gradients are
 averaged while backward runs.
+
+With --logical-shards N the training does not depend on the number of ranks: 1 to N of them give the
+same bits, dropout included, which --fingerprint shows. A step then has N times --batch-size images.
 
 Writes into --checkpoint-dir: the last two checkpoints, and curves.png with loss and accuracy.
 Needs the extra "demo" for progress bar and picture: pip install 'allgrad[demo]'; --no-progress and
@@ -40,7 +44,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--epochs", type=int, default=15, help="passes over the training images (15)")
-    add("--batch-size", type=int, default=32, help="images per rank and step (32)")
+    add("--batch-size", type=int, default=32, help="images per rank (or shard) and step (32)")
     add("--lr", type=float, default=0.05, help="highest learning rate of the cycle (0.05)")
     add("--seed", type=int, default=0, help="of weights, order and dropout (0)")
     add("--synthetic", action="store_true", help="made-up images instead of the scans")
@@ -48,6 +52,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="continue from the newest checkpoint there")
     add("--amp", choices=["bf16"], help="forward pass in bfloat16 where that is safe")
     add("--check-finite", action="store_true", help="stop at the first loss that is NaN or inf")
+    add("--logical-shards", type=int, help="the same bits for every number of ranks up to this")
+    add("--fingerprint", action="store_true", help="print a SHA-256 of the state per epoch")
     add("--no-progress", action="store_true", help="no progress bar")
     add("--no-plot", action="store_true", help="no picture of the curves")
     return parser.parse_args(argv)
@@ -62,13 +68,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     ag.manual_seed(options.seed)
     train_set, test_set = load_images(options)
-    train_order = ddp.DistributedSampler(train_set, seed=options.seed)
     test_order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
-    train_loader = DataLoader(train_set, options.batch_size, sampler=train_order)
+    train_loader = make_loader(train_set, options)
     test_loader = DataLoader(test_set, 256, sampler=test_order)
 
     # small buckets: a network this small would fit into one, with nothing left to hide it behind
-    model = ddp.DistributedDataParallel(DigitsNet(), bucket_cap_mb=0.02)
+    model = ddp.DistributedDataParallel(
+        DigitsNet(), bucket_cap_mb=0.02, logical_shards=options.logical_shards
+    )
     optimizer = optim.SGD(
         model.parameters(), lr=options.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
@@ -85,6 +92,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "scheduler": scheduler,
         "loader": train_loader,
     }
+    if model.logical is not None:
+        parts["shards"] = model.logical
     history: list[dict[str, float]] = []
     if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
@@ -103,14 +112,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         sums = {"loss": 0.0, "images": 0}
         for images, labels in progress(train_loader, f"epoch {epoch:2d}", rank, options):
             optimizer.zero_grad()
-            with ag.autocast("cpu", enabled=options.amp is not None):
-                loss = F.cross_entropy(model(images), labels)
+            step_loss = 0.0
+            for x, y in model.shards(images, labels):  # all at once without --logical-shards
+                with ag.autocast("cpu", enabled=options.amp is not None):
+                    loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                step_loss += loss.item() * len(x)
             if options.check_finite:
-                ddp.check_finite(loss, scheduler.last_epoch)
-            loss.backward()
+                ddp.check_finite(step_loss / len(images), scheduler.last_epoch)
             optimizer.step()
             scheduler.step()
-            sums["loss"] += loss.item() * len(images)
+            sums["loss"] += step_loss
             sums["images"] += len(images)
         trained = ddp.reduce_sum(sums)
         seconds = time.perf_counter() - epoch_begin
@@ -126,6 +138,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             f"epoch {epoch:2d}/{options.epochs}  loss {result['loss']:.4f}  held-out accuracy "
             f"{100 * result['accuracy']:.2f} %  {result['images_per_s']:.0f} images/s",
         )
+        if options.fingerprint:  # all ranks must agree on it
+            say(rank, f"  SHA-256 {ddp.fingerprint(model, optimizer, check=True)}")
         manager.save(
             step=epoch * len(train_loader),
             epoch=epoch,
@@ -155,6 +169,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     ddp.destroy_process_group()
     return summary
+
+
+def make_loader(train_set: Any, options: argparse.Namespace) -> DataLoader:
+    """This rank's batches."""
+    shards = options.logical_shards
+    if shards is None:
+        order = ddp.DistributedSampler(train_set, seed=options.seed)
+        return DataLoader(train_set, options.batch_size, sampler=order)
+    batches = ddp.ShardedBatchSampler(
+        train_set, options.batch_size * shards, shards, seed=options.seed
+    )
+    return DataLoader(train_set, batch_sampler=batches)
 
 
 def load_images(options: argparse.Namespace) -> tuple[Any, Any]:

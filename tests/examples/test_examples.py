@@ -238,3 +238,18 @@ def test_resnet18_takes_a_step(tmp_path):
     options = "--model resnet18 --synthetic --synthetic-size 8 --batch-size 4 --epochs 1".split()
     found = load("cifar10/train.py").main([*options, "--checkpoint-dir", str(tmp_path)])
     assert found["steps"] == 2
+
+
+def test_logical_shards_give_the_same_bits_for_any_number_of_ranks(tmp_path, capsys):
+    for path, options in (
+        ("digits/train.py", ["--synthetic", "--no-plot", "--no-progress", "--epochs", "1"]),
+        ("cifar10/train.py", ["--synthetic", "--synthetic-size", "40", "--epochs", "1"]),
+    ):
+        prints = set()
+        for ranks in (1, 3):
+            argv = [*options, "--batch-size", "4", "--logical-shards", "4", "--fingerprint"]
+            argv += ["--checkpoint-dir", str(tmp_path / f"{path}{ranks}")]
+            ddp.run_ranks(lambda path=path, argv=argv: load(path).main(argv), ranks)
+            lines = capsys.readouterr().out.splitlines()
+            prints |= {line for line in lines if "SHA-256" in line}
+        assert len(prints) == 1
