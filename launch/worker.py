@@ -322,6 +322,25 @@ def _rank() -> int:
     return int(os.environ.get(os.environ.get("ALLGRAD_RANK_VARIABLE", "ALLGRAD_RANK"), "0"))
 
 
+def _name_as_torchrun() -> None:
+    """Scripts written for torchrun read their place from these variables."""
+    if _rank_is_known():
+        rank = str(_rank())
+        size = next(os.environ[name] for name in _SIZES if name in os.environ)
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        os.environ |= names
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29500")
+
+
+_SIZES = ("ALLGRAD_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def _rank_is_known() -> bool:
+    variable = os.environ.get("ALLGRAD_RANK_VARIABLE", "ALLGRAD_RANK")
+    return variable in os.environ and any(name in os.environ for name in _SIZES)
+
+
 def _restore_tmpdir() -> None:
     """The launcher's temporary files go to a private folder, the script's do not."""
     if "ALLGRAD_TMPDIR" in os.environ:
@@ -377,6 +396,7 @@ def main() -> None:
     argv = sys.argv[1:]
     address = os.environ.pop("ALLGRAD_SUPERVISOR", "")
     _restore_tmpdir()
+    _name_as_torchrun()
     _bind()
     if address:
         _watch(address, argv)

@@ -6,6 +6,7 @@ ranks only as plain integers; `allgrad.ddp.DistributedSampler` fills them in.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -26,8 +27,8 @@ class DistributedSampler(Sampler[int]):
 
     Args:
         dataset: the data set; only its length is used.
-        num_replicas: number of ranks.
-        rank: this rank, 0 <= rank < num_replicas.
+        num_replicas: number of ranks; default: that of the process group.
+        rank: this rank, 0 <= rank < num_replicas; default: that of the process group.
         shuffle: a new order every epoch (default), or 0, 1, 2, ...
         seed: the same number on every rank.
         drop_last: leave out the remainder so that all ranks get equally many.
@@ -36,7 +37,8 @@ class DistributedSampler(Sampler[int]):
             fewer samples than ranks some ranks get nothing.
 
     Raises:
-        OptionError: rank or num_replicas is missing or out of range.
+        OptionError: rank or num_replicas is out of range.
+        DistributedError: one is missing, and there is no process group.
         DatasetError: the data set is empty, or `drop_last` would leave every rank with nothing.
 
     >>> [list(DistributedSampler(range(5), 2, r, shuffle=False)) for r in (0, 1)]
@@ -56,10 +58,9 @@ class DistributedSampler(Sampler[int]):
         pad: bool = True,
     ) -> None:
         if num_replicas is None or rank is None:
-            raise OptionError(
-                "DistributedSampler needs num_replicas and rank as integers here; "
-                "allgrad.ddp.DistributedSampler takes them from the process group"
-            )
+            ranks = importlib.import_module("allgrad.distributed")  # see there about doors
+            num_replicas = ranks.get_world_size() if num_replicas is None else num_replicas
+            rank = ranks.get_rank() if rank is None else rank
         if num_replicas < 1 or not 0 <= rank < num_replicas:
             raise OptionError(
                 f"DistributedSampler: expected 0 <= rank < num_replicas, came rank={rank}, "
