@@ -47,6 +47,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpoint-dir", type=Path, default=Path("runs/mnist"), help="(runs/mnist)")
     add("--resume", action="store_true", help="continue from the newest checkpoint there")
     add("--save-every", type=int, default=200, help="steps between two checkpoints (200)")
+    add("--max-steps", type=int, default=None, help="end after so many steps, for a quick try")
     add("--log-every", type=int, default=100, help="steps between two lines (100)")
     return parser.parse_args(argv)
 
@@ -106,6 +107,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 if stop.requested():  # by SIGTERM or SIGUSR1, and --resume goes on from here
                     manager.wait()
                     stop.leave()
+                if step == options.max_steps:
+                    break
             total = ddp.reduce_sum({"images": images_seen})
             images_per_s = total["images"] / (time.perf_counter() - begin)
 
@@ -115,7 +118,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 f"epoch {epoch:2d}/{options.epochs}  test loss {loss_on_test:.4f}  accuracy "
                 f"{100 * accuracy:.2f} % of {len(test_set)} {kind}  {images_per_s:.0f} images/s",
             )
-            manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
+            cut_off = step == options.max_steps
+            manager.save(
+                step=step, epoch=epoch if cut_off else epoch + 1, async_save=True, **parts
+            )
+            if cut_off:
+                break
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "loss": loss_on_test, "steps": step}
 

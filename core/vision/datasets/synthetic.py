@@ -61,7 +61,10 @@ class SyntheticImages(ImageDataset):
         self.targets = np.arange(size, dtype=np.int64) % num_classes
         noise = np.random.Generator(np.random.Philox([seed, 1 if train else 2]))
         data = noise.integers(0, _NOISE, (size, height, width, channels), dtype=np.uint8)
-        data += patterns[self.targets]
+        turns = size // num_classes * num_classes
+        # broadcast: an array of patterns as large as the data would take as long as the noise
+        data[:turns].reshape(-1, *patterns.shape)[...] += patterns
+        data[turns:] += patterns[: size - turns]
         self.data = data[..., 0] if channels == 1 else data
 
 
