@@ -62,6 +62,8 @@ def spec_of(options: argparse.Namespace) -> LaunchSpec:
     check_target(options.target, options.module)
     if options.schedule is not None and options.link is not None:
         raise LaunchError("--link takes its time by the clock, which --schedule does without")
+    if options.max_restarts or options.min_ranks is not None:
+        raise LaunchError("--max-restarts and --min-ranks start processes again, not threads")
     available = cores.available_cores()
     text = os.environ.get("OMP_NUM_THREADS", "")
     own = int(text) if text.isdigit() and int(text) > 0 else None

@@ -60,7 +60,11 @@ class RankEnviron(os._Environ):
 
     def __init__(self, base: os._Environ[str], own: list[dict[str, str]]) -> None:
         super().__init__(
-            base._data, base.encodekey, base.decodekey, base.encodevalue, base.decodevalue
+            base._data,  # type: ignore[attr-defined]
+            base.encodekey,
+            base.decodekey,
+            base.encodevalue,
+            base.decodevalue,
         )
         # None: the rank has deleted what the process has
         self._own: list[dict[str, str | None]] = [dict(variables) for variables in own]
@@ -113,7 +117,7 @@ class RankEnviron(os._Environ):
 def rank_variables(rank: int, size: int) -> dict[str, str]:
     """Variables by which scripts find their rank: those of our launcher and of torchrun."""
     values = (rank, size, rank, size, 0, 1)
-    found = {}
+    found: dict[str, str] = {}
     for family in (ALLGRAD, TORCHRUN):
         names = (
             family.rank, family.size, family.local_rank, family.local_size,
@@ -196,7 +200,7 @@ def install(
     sys.modules["__main__"] = MainModules(sys.modules["__main__"], mains)
     own = [rank_variables(rank, len(mains)) for rank in range(len(mains))]
     # the mapping stays the process's own, seen through another object
-    os.environ = RankEnviron(os.environ, own)  # type: ignore[assignment]  # noqa: B003
+    os.environ = RankEnviron(os.environ, own)  # noqa: B003
     signal.signal, signal.getsignal = signals.set, signals.get  # type: ignore[assignment]
     _install_exit()
     _install_threads(threads, thread_failed)

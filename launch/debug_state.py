@@ -34,7 +34,7 @@ def install(size: int, seed: int | None) -> None:
 
 
 def _own_random(size: int, seed: int | None) -> None:
-    shared = random._inst  # type: ignore[attr-defined]
+    shared = random._inst
     own = [random.Random(None if seed is None else f"{seed} {i}") for i in range(size)]
     for name in random.__all__:
         if getattr(getattr(random, name), "__self__", None) is shared:

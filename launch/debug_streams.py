@@ -209,4 +209,4 @@ def install(screen: Screen, nproc: int, at_prompt: Callable[[], bool]) -> None:
     sys.stdout = RankStream(screen, 1, sys.__stdout__, nproc == 1)
     sys.stderr = RankStream(screen, 2, sys.__stderr__, nproc == 1)
     if sys.__stdin__ is not None:
-        sys.stdin = RankInput(sys.__stdin__, at_prompt)  # type: ignore[assignment]
+        sys.stdin = RankInput(sys.__stdin__, at_prompt)

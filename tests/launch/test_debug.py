@@ -234,6 +234,7 @@ def test_a_dry_run_says_what_would_happen(capsys, monkeypatch, tmp_path):
         ("run --schedule 3 x.py", "--schedule works with --debug"),
         ("run --debug --schedule 9:3 x.py", "expected a seed such as 7, or a range such as 1:200"),
         ("run --debug --schedule 3 --link 1gbit x.py", "--schedule does without"),
+        ("run --debug --max-restarts 2 x.py", "start processes again, not threads"),
         ("run --debug missing.py", "script missing.py does not exist"),
     ],
 )
