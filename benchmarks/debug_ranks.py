@@ -4,9 +4,9 @@
     python benchmarks/debug_ranks.py --ranks 1 64 --rounds 5
 
 Every job is ``allgrad run --debug -n N examples/mnist/train.py --synthetic`` with 20 steps of 64
-images per rank: wall time from start to end of the process, its processor time, and the images of all
-ranks per second. The numbers of ranks take turns in every round; the table has median and range. On a
-machine that others use, compare processor times.
+images per rank: wall time from start to end of the process, its processor time, and the images of
+all ranks per second. The numbers of ranks take turns in every round; the table has median and
+range. On a machine that others use, compare processor times.
 """
 
 from __future__ import annotations
@@ -82,11 +82,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     table: dict[int, list[dict[str, float]]] = {ranks: [] for ranks in options.ranks}
-    load = os.getloadavg()
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):
             for ranks in options.ranks:
                 table[ranks].append(run_job(ranks, options.steps, folder))
+    load.append(os.getloadavg()[0])
     for ranks, rows in table.items():
         print(f"{ranks} ranks, {options.steps} steps of {BATCH} images each")
         for name in rows[0]:
@@ -96,7 +97,7 @@ def main() -> None:
         "steps": options.steps,
         "batch_size": BATCH,
         "cores": len(os.sched_getaffinity(0)),
-        "load_at_begin": load,
+        "load": load,  # of the machine, before and after
         "cpu": cpu_name(),
         "python": platform.python_version(),
         "versions": {"allgrad": allgrad.__version__, "numpy": np.__version__},
