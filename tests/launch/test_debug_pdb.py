@@ -10,7 +10,7 @@ STEPS = """
 import time
 import allgrad as ag
 from allgrad import ddp
-ddp.init_process_group(timeout=1)
+ddp.init_process_group(timeout=TIMEOUT_S)
 rank = ddp.get_rank()
 def step(x):
     y = 10 * x
@@ -23,10 +23,15 @@ print("result", step(rank + 1).item())
 """
 
 
+def steps(stops, timeout_s=100.0):
+    """The script in which these ranks stop."""
+    return STEPS.replace("STOPS", repr(stops)).replace("TIMEOUT_S", repr(timeout_s))
+
+
 def test_others_hold_and_their_time_outs_stand_still(scene):
-    path = scene.script(STEPS.replace("STOPS", "(1,)"))
+    path = scene.script(steps((1,), timeout_s=5.0))
     job = scene.talk(
-        "p y\nimport time; time.sleep(2.5)\nw\nn\nn\np t.item()\nc\n", "--debug", "-n", "3", path
+        "p y\nimport time; time.sleep(6)\nw\nn\nn\np t.item()\nc\n", "--debug", "-n", "3", path
     )
     assert job.code == 0, job.err
     assert "(Pdb rank 1) 20\n" in job.out
@@ -39,7 +44,7 @@ def test_others_hold_and_their_time_outs_stand_still(scene):
 
 def test_ranks_take_turns(scene):
     """One rank steps into a collective that needs the other, which is at its own breakpoint."""
-    path = scene.script(STEPS.replace("STOPS", "(0, 1)"))
+    path = scene.script(steps((0, 1)))
     job = scene.talk(
         "p rank\nn\nn\np 7 * rank + 7\nc\np 100 + rank\nc\n", "--debug", "-n", "2", path
     )
@@ -58,7 +63,7 @@ def _ranks_in_order(out: str) -> list[str]:
 
 @pytest.mark.parametrize("words", ["q\n", ""], ids=["quit", "end of input"])
 def test_quitting_ends_the_job(scene, leaves_nothing, words):
-    path = scene.script(STEPS.replace("STOPS", "(0, 2)"))
+    path = scene.script(steps((0, 2)))
     job = scene.talk(words, "--debug", "-n", "3", path)
     assert job.code == 1
     assert re.fullmatch(
@@ -70,7 +75,7 @@ def test_quitting_ends_the_job(scene, leaves_nothing, words):
 
 
 def test_a_schedule_stops_where_its_rank_stops(scene):
-    path = scene.script(STEPS.replace("STOPS", "(0, 1)"))
+    path = scene.script(steps((0, 1)))
     jobs = [
         scene.talk("n\nn\np t.item()\nc\nc\nc\n", "--debug", "-n", "2", "--schedule", "3", path)
         for _ in range(2)
@@ -96,6 +101,6 @@ def test_post_mortem(scene):
 
 
 def test_pythonbreakpoint_is_respected(scene):
-    path = scene.script(STEPS.replace("STOPS", "(0, 1)"))
+    path = scene.script(steps((0, 1)))
     job = scene.talk("", "--debug", "-n", "2", "--env", "PYTHONBREAKPOINT=0", path)
     assert (job.code, job.out.count("result 30.0")) == (0, 2)
