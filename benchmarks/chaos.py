@@ -120,7 +120,7 @@ def main() -> int:
     add("--damages", type=int, help="in each of the two parts; in the second at most (200)")
     add("--ranks", type=int, default=2, help="(2)")
     add("--steps", type=int, default=2000, help="of one training (2000)")
-    add("--every", type=float, default=0.4, help="longest time in peace, seconds (0.4)")
+    add("--every", type=float, help="longest time in peace, seconds (a tenth of a training)")
     add("--seed", type=int, default=0, help="(0)")
     add("--json", type=Path, help="(benchmarks/results/chaos.json)")
     options = parser.parse_args()

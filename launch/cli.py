@@ -167,9 +167,8 @@ def _add_chaos_options(chaos: argparse.ArgumentParser) -> None:
     add(
         "--every",
         type=_seconds,
-        default=0.5,
         metavar="S",
-        help="longest time in seconds that a run is left in peace (0.5)",
+        help="longest time in seconds that a run is left in peace (a tenth of the undisturbed run)",
     )
     add(
         "--max-restarts",

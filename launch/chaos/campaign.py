@@ -31,7 +31,7 @@ FAULTS = {"rank": 8, "saving": 6, "all ranks": 2, "starting": 2, "launcher": 3, 
 _WAIT_S = 120.0  # for the next event of a job that lives
 _SAVING_S = 3.0  # for a save that could be disturbed
 _SAVE_TAKES_S = 0.006
-_LOADING_S = 6.0  # after which ranks that load no checkpoint by ddp.CheckpointManager are struck
+_STARTING_S = 6.0  # after which ranks that do not use ddp.CheckpointManager are struck
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
         kills: how many processes or jobs to kill.
         damages: how many checkpoints to damage at most; one that is whole must always be left.
         seed: of all choices.
-        every_s: longest time that a run is left in peace.
+        every_s: longest time that a run is left in peace; None: a tenth of the undisturbed run.
         max_restarts: as for ``allgrad run``.
         compare: files in the folder that must be the same at the end.
         name: beginning of the checkpoints' names.
@@ -56,7 +56,7 @@ class Plan:
     kills: int = 20
     damages: int = 20
     seed: int = 0
-    every_s: float = 0.5
+    every_s: float | None = None
     max_restarts: int = 10
     compare: tuple[str, ...] = ()
     name: str = "checkpoint"
@@ -124,6 +124,7 @@ class Campaign:
         self._plan, self._folder, self._say = plan, folder, say
         self._rng = random.Random(plan.seed)
         self._expected: dict[str, Any] = {}
+        self.tells_loads = False  # whether the script uses ddp.CheckpointManager
         self.report = Report()
 
     def run(self) -> Report:
@@ -167,6 +168,7 @@ class Campaign:
         finally:
             job.close()
         self.report.undisturbed_s = time.perf_counter() - begin
+        self.tells_loads = first(job.events, "loaded") is not None
         if job.code != 0:
             raise LaunchError(
                 f"the script fails without faults, too (exit code {job.code}):\n{job.tail()}"
@@ -219,6 +221,8 @@ class _Round:
         self._campaign, self._job, self._place = campaign, job, place
         self._plan, self._report = campaign._plan, campaign.report
         self._rng = campaign._rng
+        every_s = self._plan.every_s
+        self._every_s = 0.1 * self._report.undisturbed_s if every_s is None else every_s
         self._killed_at: float | None = None
         self._known: list[Generation] = []
         self._spoiled: list[Generation] = []
@@ -230,12 +234,12 @@ class _Round:
             kind = self._rng.choices([*FAULTS], [*FAULTS.values()])[0]
             if kind == "starting":
                 alive = self._job.wait(self._all_ranks, _WAIT_S)
-                time.sleep(self._rng.uniform(0, self._plan.every_s))
+                time.sleep(self._rng.uniform(0, self._every_s))
             else:
                 alive = self._job.wait(self._up, _WAIT_S)
                 self._note_load()
                 if kind != "saving":
-                    time.sleep(self._rng.uniform(0, self._plan.every_s))
+                    time.sleep(self._rng.uniform(0, self._every_s))
             if not alive or not self._strike(kind):
                 break
         self._job.wait(lambda: self._job.code is not None, 3600)
@@ -250,8 +254,10 @@ class _Round:
         events = self._job.since_start()
         if first(events, "loaded"):
             return True
+        if self._campaign.tells_loads:
+            return False
         began = times_of(events, "rank")
-        return len(began) >= self._plan.nproc and time.time() > max(began) + _LOADING_S
+        return len(began) >= self._plan.nproc and time.time() > max(began) + _STARTING_S
 
     def _strike(self, kind: str) -> bool:
         """Do it; False if the job has ended by itself before."""

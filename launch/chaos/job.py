@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from allgrad.ddp.events import EVENTS_VARIABLE, read_events
-from allgrad.launch import leftovers
+from allgrad.launch import leftovers, worker
 
 _POLL_S = 0.002
 
@@ -48,6 +49,7 @@ class Job:
                 stderr=subprocess.STDOUT,
                 env=environ | {EVENTS_VARIABLE: self._file},
                 start_new_session=True,
+                preexec_fn=partial(worker._die_with_parent, os.getpid()),  # noqa: PLW1509 - no threads
             )
 
     @property

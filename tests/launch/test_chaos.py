@@ -155,7 +155,7 @@ for step in range(found.step if found else 0, 40):
 @pytest.mark.timeout(600)
 def test_a_script_that_resumes_wrongly_is_found(scene):
     script = scene.script(FORGETFUL)
-    process = scene.start(*CHAOS, "-n", "1", "--kills", "2", "--seed", "4", script, "{dir}")
+    process = scene.start(*CHAOS, "-n", "1", "--kills", "6", "--seed", "4", script, "{dir}")
     out, err = process.communicate(timeout=500)
     assert process.returncode == 1, out + err
     assert "another result: model.weight: expected" in out
@@ -165,8 +165,9 @@ def test_a_script_that_resumes_wrongly_is_found(scene):
 @pytest.mark.usefixtures("mpiexec")
 @pytest.mark.timeout(600)
 def test_a_small_campaign(scene, leaves_nothing):
-    command = (*CHAOS, "--kills", "8", "--damages", "8", "--every", "0.2", "--json", "out.json")
-    process = scene.start(*command, TRAINING, "--dir", "{dir}", "--steps", "800")
+    command = (*CHAOS, "--kills", "8", "--damages", "8", "--json", "out.json")
+    training = (TRAINING, "--dir", "{dir}", "--steps", "800", "--save-every", "5")
+    process = scene.start(*command, *training)
     out, err = process.communicate(timeout=500)
     assert process.returncode == 0, out + err
     figures = json.loads((scene.folder / "out.json").read_text())
