@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     )
     from allgrad.ddp.communicators.base import Communicator, ReduceOp
     from allgrad.ddp.communicators.thread import run_ranks
+    from allgrad.ddp.diagnosis.records import flight_record
+    from allgrad.ddp.diagnosis.replicas import check_replicas
     from allgrad.ddp.distributed import DistributedDataParallel
     from allgrad.ddp.events import restart_count
     from allgrad.ddp.fingerprints import fingerprint
@@ -117,6 +119,8 @@ _HOMES = {
     "Communicator": "communicators.base",
     "ReduceOp": "communicators.base",
     "run_ranks": "communicators.thread",
+    "check_replicas": "diagnosis.replicas",
+    "flight_record": "diagnosis.records",
     "DistributedDataParallel": "distributed",
     "Join": "join",
     "restart_count": "events",
@@ -218,8 +222,10 @@ __all__ = [
     "broadcast_object",
     "broadcast_object_list",
     "check_finite",
+    "check_replicas",
     "destroy_process_group",
     "fingerprint",
+    "flight_record",
     "gather",
     "gather_object",
     "get_backend",

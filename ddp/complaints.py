@@ -1,12 +1,14 @@
 """What can be wrong with a backward, in words. Called by `reducer`.
 
-May import: `gate`, `layout`, `model_check`, `communicators.base`, `allgrad.errors`.
+May import: `gate`, `layout`, `diagnosis.replicas`, `model_check`, `communicators.base`,
+`allgrad.errors`.
 """
 
 from __future__ import annotations
 
 from allgrad.ddp.communicators.base import Array, Communicator
-from allgrad.ddp.gate import RUNS, STRUCTURE, Gate
+from allgrad.ddp.diagnosis import replicas
+from allgrad.ddp.gate import PARAMETERS, RUNS, STRUCTURE, Gate
 from allgrad.ddp.layout import Layout
 from allgrad.ddp.model_check import first_difference
 from allgrad.errors import DistributedError
@@ -64,3 +66,11 @@ def explain(gate: Gate, label: str, layout: Layout, rows: Array, stepping: list[
             f"parameter {difference}",
             "add, freeze and thaw the same parameters before the same step on every rank",
         )
+    if len({rows[rank, PARAMETERS] for rank in stepping}) > 1:
+        communicator = gate.communicator
+        before, communicator.note = communicator.note, "comparison of replicas"
+        named = [(n, p._array) for n, p in zip(layout.names, layout.params, strict=True)]
+        told = replicas.difference(communicator, named, stepping)
+        communicator.note = before
+        what = f"replicas of {label} differ at step {communicator.step}: {told}. Ranks"
+        gate.fail(what, replicas.FIX)

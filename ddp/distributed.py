@@ -14,10 +14,11 @@ from allgrad import Tensor
 from allgrad.autograd import is_grad_enabled
 from allgrad.backend.threads import pin_threads
 from allgrad.ddp.buffers import BufferSync
+from allgrad.ddp.comm_hooks.debugging_hooks import noop_hook
 from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
 from allgrad.ddp.model_check import Watch, check_same_model, take_from
-from allgrad.ddp.options import Options
+from allgrad.ddp.options import CHECK_EVERY, Options
 from allgrad.ddp.plan import default_cap
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Reducer
@@ -88,6 +89,9 @@ class DistributedDataParallel(Module):
         threads_per_shard: of the kernels in reproducible mode, whatever the environment says.
         buffer_sync: "broadcast" (the values of the lowest rank that steps, the default), "average"
             (the weighted mean of floating-point buffers) or "none".
+        check_replicas_every: every so many steps the ranks compare digests of their parameters; if
+            they differ, all ranks raise with the first parameter, the ranks, by how much, and the
+            likely cause. 0: never. It travels with the step header and costs no collective.
 
     Raises:
         DistributedError: no process group; no parameter requires grad; ranks hold different models
@@ -126,6 +130,7 @@ class DistributedDataParallel(Module):
         buffer_sync: str | None = None,
         logical_shards: int | None = None,
         threads_per_shard: int = 1,
+        check_replicas_every: int = CHECK_EVERY,
     ) -> None:
         super().__init__()
         if device_ids or output_device is not None:
@@ -145,6 +150,10 @@ class DistributedDataParallel(Module):
             )
         if find_unused_parameters and unused_parameters == "report":
             unused_parameters = "ignore"
+        if not check_replicas_every >= 0:
+            raise OptionError(
+                f"check_replicas_every={check_replicas_every!r}: expected a number of steps, or 0"
+            )
         self.module = module
         self.process_group = process_group if process_group is not None else default_group()
         self._dim = dim
@@ -168,6 +177,7 @@ class DistributedDataParallel(Module):
             buffers=buffer_sync or ("broadcast" if broadcast_buffers else "none"),
             logical_shards=logical_shards,
             threads_per_shard=threads_per_shard,
+            check_every=check_replicas_every,
         )
         if logical_shards is not None:
             check_logical(self.process_group.communicator, module, options)
@@ -350,6 +360,8 @@ class DistributedDataParallel(Module):
                 f"{self.process_group.where} register_comm_hook was called before; one hook "
                 "per model"
             )
+        if hook is noop_hook:  # its ranks are meant to differ
+            reducer.check_every = 0
         reducer.reduction = HookReduction(self.process_group.communicator, state, hook)
 
     def use_reduction(self, reduction: Reduction, params: Sequence[Tensor]) -> None:

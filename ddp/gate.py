@@ -51,8 +51,8 @@ class Kind(IntEnum):
 
 
 # The columns of a row.
-KIND, MODEL, RUNS, SAMPLES, STEP, STRUCTURE, FLAGS = range(7)
-COLUMNS = 7
+KIND, MODEL, RUNS, SAMPLES, STEP, STRUCTURE, FLAGS, PARAMETERS = range(8)
+COLUMNS = 8
 MAY_JOIN, THROW = 1, 2  # bits of FLAGS
 _SIGNAL_SHIFT = 8  # above them: the signal that asks a rank to leave, see `graceful`
 
@@ -64,7 +64,7 @@ class Header:
 
     def __init__(self, communicator: Communicator, row: Sequence[float]) -> None:
         self.rows: Array = np.zeros((communicator.size, COLUMNS))
-        self.rows[communicator.rank] = row
+        self.rows[communicator.rank, : len(row)] = row
         self.rows[communicator.rank, FLAGS] += communicator.asked_to_leave << _SIGNAL_SHIFT
         self._done = False
         before, communicator.note = communicator.note, "step header"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from allgrad.ddp.plan import BUCKET_CAP_BYTES, FIRST_BUCKET_CAP_BYTES
 
+CHECK_EVERY = 100  # steps between two comparisons of the replicas
+
 
 @dataclass(frozen=True)
 class Options:
@@ -20,6 +22,7 @@ class Options:
         delayed: names of parameters that are reduced last.
         buffers: "broadcast", "average" or "none".
         logical_shards, threads_per_shard: see `shards`.
+        check_every: replicas are compared every so many steps; 0: never.
     """
 
     as_view: bool = True
@@ -32,3 +35,4 @@ class Options:
     buffers: str = "broadcast"
     logical_shards: int | None = None
     threads_per_shard: int = 1
+    check_every: int = CHECK_EVERY

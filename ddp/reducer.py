@@ -29,6 +29,7 @@ from allgrad.ddp import gate as gates
 from allgrad.ddp.bucket import Bucket, detach
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Array, ReduceOp, Work
+from allgrad.ddp.diagnosis.replicas import fingerprint
 from allgrad.ddp.gate import Gate, Header
 from allgrad.ddp.join import take_over
 from allgrad.ddp.layout import Layout
@@ -59,6 +60,7 @@ class Reducer:
         synchronise: whether backward runs reduce; switched off by `no_sync`.
         steps: synchronised backward runs so far, those that only other ranks made included.
         samples: that forward has seen since the last synchronised backward.
+        check_every: replicas are compared every so many steps; 0: never.
         divide_by_initial: see `DistributedDataParallel.join`; None outside of it.
         on_start: called at the beginning of every synchronised backward with the header of all.
     """
@@ -80,6 +82,7 @@ class Reducer:
         self.samples = SampleCount()
         self._module = module
         self.gate, self._options, self._buffers = gate, options, buffers
+        self.check_every = options.check_every
         self._handles: list[RemovableHandle] = []
         self._params: list[Tensor] = []
         self._number = gate.register(self)
@@ -300,7 +303,10 @@ class Reducer:
         structure = zlib.crc32(self._frozen, self._layout.identity)
         flags = gates.THROW if self.gate.throwing else 0
         samples = self.samples.total
-        return [gates.Kind.STEP, self._number, self._runs, samples, self.steps, structure, flags]
+        row = [gates.Kind.STEP, self._number, self._runs, samples, self.steps, structure, flags]
+        if self.check_every and self.steps % self.check_every == 0:
+            row.append(fingerprint([p._array for p in self._params]))
+        return row
 
     def _start(self, header: Header) -> None:
         """All ranks have begun: decide what each counts."""

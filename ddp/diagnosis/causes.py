@@ -83,8 +83,10 @@ class Evidence:
         found = {r: s.call_at(finding.sequence) for r, s in sorted(statements.items())}
         self.calls = {rank: call for rank, call in found.items() if call is not None}
         self.odd, self.usual = self._sides()
-        self.a = self.calls.get(self.odd[0]) if self.odd else None
-        self.b = self.calls.get(self.usual[0]) if self.usual else None
+        self.a, self.b = self._call_of(self.odd), self._call_of(self.usual)
+
+    def _call_of(self, ranks: list[int]) -> Call | None:
+        return next((self.calls[rank] for rank in ranks if rank in self.calls), None)
 
     def _sides(self) -> tuple[list[int], list[int]]:
         if self.finding.kind != MISMATCH:

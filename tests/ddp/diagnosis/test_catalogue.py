@@ -289,6 +289,88 @@ def other_frozen_parameters(rank: int) -> None:
     wrapped(rank, lambda: nn.Linear(3, 2), _frozen)
 
 
+# ---- training that goes apart --------------------------------------------------------------------
+
+
+def train(rank: int, change: Callable[[nn.Module, int], None], **options: Any) -> None:
+    """Six steps; `change` may do something to the model after each."""
+    ag.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model = ddp.DistributedDataParallel(module, check_replicas_every=2)
+    optimizer = ag.optim.SGD(model.parameters(), lr=options.get("lr", 0.1))
+    x = ag.tensor(np.random.default_rng(rank).standard_normal((3, 4)).astype(np.float32))
+    for step in range(6):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        change(module, step)
+
+
+@fault(
+    r"replicas of Sequential .* differ at step 4: parameter '2\.weight' is the first of 1 that",
+    r"ranks 0, 2 agree, rank 1 do(es)? not: rank 1: 1 of 16 elements, by at most .*one bit of elem",
+    "Likely cause: a bit flipped in the memory of rank 1: faulty memory",
+    r"at .*test_catalogue\.py:\d+",
+)
+def bit_flip(rank: int) -> None:
+    def change(module: nn.Module, step: int) -> None:
+        if (rank, step) == (1, 2):
+            module[2].weight._array.view(np.uint32)[0, 3] ^= 1 << 12
+
+    train(rank, change)
+
+
+@fault("differ at step 2: parameter '0.weight' is the first of 4", "another learning rate")
+def learning_rate_that_depends_on_the_rank(rank: int) -> None:
+    train(rank, lambda module, step: None, lr=0.1 if rank else 0.2)
+
+
+@fault("differ at step 4", "'0.bias' is the first of 1", "code that changed these parameters")
+def parameter_changed_on_one_rank(rank: int) -> None:
+    def change(module: nn.Module, step: int) -> None:
+        if (rank, step) == (2, 2):
+            module[0].bias._array[:2] += 1
+
+    train(rank, change)
+
+
+@fault("replicas differ: parameter 'weight' is the first of 1", "rank 2: 8 of 8 elements")
+def replicas_checked_by_hand(rank: int) -> None:
+    ag.manual_seed(0)
+    model = nn.Linear(4, 2)
+    ddp.check_replicas(model)
+    if rank == 2:
+        model.weight._array *= 2
+    ddp.check_replicas(model)
+
+
+@fault("backward of .* a different number of times", "enter no_sync.* the same backward calls")
+def no_sync_off_by_one(rank: int) -> None:
+    model = ddp.DistributedDataParallel(nn.Linear(4, 2))
+    x = ag.tensor(np.ones((3, 4), np.float32))
+    for step in range(4):
+        if step % 2 == 0 and not (rank == 1 and step == 2):
+            with model.no_sync():
+                model(x).sum().backward()
+        else:
+            model(x).sum().backward()
+
+
+@fault("rank 1 is done with training steps|rank 1 called a collective at", r"at .*test_catalogue\.py:\d+")
+def fewer_batches_without_join(rank: int) -> None:
+    model = ddp.DistributedDataParallel(nn.Linear(4, 2))
+    x = ag.tensor(np.ones((3, 4), np.float32))
+    for _ in range(2 if rank == 1 else 3):
+        model(x).sum().backward()
+    ddp.barrier()
+
+
+@fault("different models or options|bucket_cap_mb|options", "rank 1")
+def other_bucket_cap(rank: int) -> None:
+    cap = 1.0 if rank == 1 else 2.0
+    ddp.DistributedDataParallel(nn.Linear(4, 2), bucket_cap_mb=cap)
+
+
 # ---- numbers and set-up --------------------------------------------------------------------------
 
 
