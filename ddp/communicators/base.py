@@ -118,6 +118,7 @@ class Communicator(ABC):
         step: number of the training step that the next collectives belong to, for messages.
         asked_to_leave: the signal that asked this rank to leave, 0 for none; other ranks hear of it
             with the next step header, and then stands in all_asked_to_leave of all ranks.
+        forked: whether this is a copy in a forked child, which must not be used.
         flight: record of the last collectives, or None if none is kept.
         home: of a communicator made by `split`, (rank, size) in the first one.
         members: likewise, what its ranks are called there.
@@ -135,6 +136,7 @@ class Communicator(ABC):
     flight: FlightRecorder | None = None
     home: tuple[int, int] | None = None
     members: tuple[int, ...] | None = None
+    forked: bool = False
 
     @property
     def where(self) -> str:

@@ -45,6 +45,7 @@ from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.mpi_inquiry import MpiInquiry
 from allgrad.ddp.communicators.mpi_pair import Pair, can_pair, start_pair
 from allgrad.ddp.communicators.splitting import adopt, agree
+from allgrad.ddp.diagnosis.forked import FORKED, mark_in_children
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.dtypes import is_half
 from allgrad.errors import DistributedError
@@ -110,6 +111,7 @@ class MpiCommunicator(Communicator):
         self.flight = None if self._inquiry is None else self._inquiry.recorder
         self._queue: deque[_MpiWork] = deque()  # those with pieces that have not been started
         self._closed = False
+        mark_in_children(self)
         self._trees: TreeQueue | None = None
 
     def allocate(self, size_bytes: int) -> NDArray[np.uint8]:
@@ -231,9 +233,10 @@ class MpiCommunicator(Communicator):
         return work
 
     def check_open(self, what: str) -> None:
-        """Refuse a collective after `close`."""
-        if self._closed:
-            raise DistributedError(f"{self.where} {what} after the communicator was closed")
+        """Refuse a collective after `close`, and in a forked child."""
+        if self._closed or self.forked:
+            why = FORKED if self.forked else f"{what} after the communicator was closed"
+            raise DistributedError(f"{self.where} {why}")
 
     def progress(self) -> None:
         """Start pieces in the order in which their collectives were issued.

@@ -41,6 +41,7 @@ from allgrad.ddp.communicators.tree import TreeSum
 from allgrad.ddp.communicators.tree_shared import ReduceTree
 from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, TIMEOUT, Finding
 from allgrad.ddp.diagnosis.flight import check_word
+from allgrad.ddp.diagnosis.forked import FORKED
 from allgrad.ddp.diagnosis.inquiry import Inquiry
 from allgrad.ddp.diagnosis.process import Identity, is_alive
 from allgrad.ddp.diagnosis.settings import Settings
@@ -450,8 +451,9 @@ class SharedMemoryCommunicator(Communicator):
             raise error
 
     def _check_open(self, what: str) -> None:
-        if self._closed:
-            raise DistributedError(f"{self.where} {what} after the communicator was closed")
+        if self._closed or self.forked:
+            why = FORKED if self.forked else f"{what} after the communicator was closed"
+            raise DistributedError(f"{self.where} {why}")
         if self._to_stage:
             # a queue that does not move may be one that never will
             self._check_failure()

@@ -17,6 +17,7 @@ import numpy as np
 from allgrad.ddp.communicators.base import ALIGNMENT_BYTES, DEFAULT_TIMEOUT_S, Communicator
 from allgrad.ddp.communicators.mpi import MPI, split_off
 from allgrad.ddp.communicators.shared import Bytes, SharedMemoryCommunicator
+from allgrad.ddp.diagnosis.forked import mark_in_children
 from allgrad.ddp.diagnosis.process import Identity, identity
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Speaker
@@ -125,6 +126,7 @@ class ShmCommunicator(SharedMemoryCommunicator):
     ) -> None:
         super().__init__(_WindowMemory(comm), "shm", timeout_s, diagnosis)
         self._comm, self._diagnosis = comm, diagnosis
+        mark_in_children(self)
 
     def split(self, ranks: Sequence[int] | None) -> Communicator | None:
         return split_off(self, self._comm, ranks, self._diagnosis)

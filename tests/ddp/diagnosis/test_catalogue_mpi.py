@@ -150,3 +150,18 @@ def test_a_process_that_died_is_named(tmp_path: Path, name: str) -> None:
         assert re.search("was killed .*, crashed in native code .*, or called os._exit", told[rank])
         assert "its last collective was all_reduce of 4000 bytes" in told[rank]
         assert float(told[rank].split()[0]) < 10  # 0.3 s on an idle machine
+
+
+@pytest.mark.parametrize("shared_memory", [True, False], ids=["shm", "mpi"])
+def test_a_collective_in_a_forked_child_is_refused(mpirun: Runner, shared_memory: bool) -> None:
+    script = HEAD.format(timeout=60, shared_memory=shared_memory) + (
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try:\n        ddp.barrier()\n"
+        "    except RuntimeError as error:\n        os.write(1, f'{error}\\n'.encode())\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\nddp.barrier()\nddp.destroy_process_group()\n"
+    )
+    done = mpirun(2, script, 90)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("a collective in a forked child") == 2, done.stdout
