@@ -173,7 +173,7 @@ class MpiInquiry:
         finding = _with_late(Finding(TIMEOUT, number, (), waited_s), statements)
         punctual = [rank for rank in statements if rank not in finding.ranks]
         if finding.ranks and punctual[0] == self._c.rank:  # one rank speaks for all that wait
-            named = by_name(finding, statements, _members(self._c))
+            named = by_name(finding, statements, self._c.members)
             _log.warning("%s %s", self._c.where, stall_warning(*named, self._c.timeout_s))
 
     # ---- failures --------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class MpiInquiry:
         if not found:
             return DistributedError(f"{self._c.where} stopped because another rank failed")
         first = _with_late(found[min(found)], statements)
-        named = by_name(first, statements, _members(self._c))
+        named = by_name(first, statements, self._c.members)
         return DistributedError(
             f"{self._c.where} {compose(*named, self.settings.show_record)}"
         )  # fmt: skip
@@ -318,10 +318,6 @@ class MpiInquiry:
         """Collective, after a barrier."""
         self._stop()
         self._side.Free()
-
-
-def _members(c: MpiCommunicator) -> tuple[int, ...] | None:
-    return getattr(c, "members", None)
 
 
 def word_of(what: str) -> int:

@@ -120,7 +120,7 @@ class SharedMemoryCommunicator(Communicator):
         inboxes = BOARD_BYTES + SLOTS * PIECE_BYTES
         self._control, parts = memory.allocate(inboxes + inbox_bytes(self.size))
         self._board = Board(parts, self.rank)
-        self._inquiry = Inquiry(self.rank, self.size, self._board, memory, diagnosis)
+        self._inquiry = Inquiry(self, self._board, memory, diagnosis)
         self.flight = self._inquiry.recorder
         self._slots = [
             [part[start : start + PIECE_BYTES] for part in parts]

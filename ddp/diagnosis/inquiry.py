@@ -1,7 +1,7 @@
 """When something is wrong: every rank says where it is, one writes the report, all raise it.
 
 Stage of the flow: inside the communicators of ranks that share memory. May import: the rest of this
-package, `communicators.board` and `operations`.
+package, `communicators.base`, `board` and `operations`.
 
 A rank that notices something raises an alarm on the board and waits shortly for the statements of
 the others. Ranks that wait in a collective see the alarm there; for a rank that is busy its watch
@@ -14,15 +14,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from allgrad.ddp.communicators.base import Communicator
 from allgrad.ddp.communicators.board import Board
 from allgrad.ddp.communicators.operations import describe_signature
 from allgrad.ddp.diagnosis import process
 from allgrad.ddp.diagnosis.causes import GONE, MISMATCH, TIMEOUT, Finding
 from allgrad.ddp.diagnosis.flight import FlightRecorder
-from allgrad.ddp.diagnosis.report import compose, stall_warning
+from allgrad.ddp.diagnosis.report import by_name, compose, stall_warning
 from allgrad.ddp.diagnosis.settings import Settings
 from allgrad.ddp.diagnosis.statement import Call, Speaker, Statement
 from allgrad.errors import DistributedError
@@ -52,7 +54,7 @@ class Inquiry:
     """Statements and reports of one rank of a communicator.
 
     Args:
-        rank, size: of the communicator.
+        communicator: whose ranks these are.
         board: where statements and reports lie.
         peers: how the other ranks can be looked at.
         settings: what is switched on.
@@ -62,14 +64,16 @@ class Inquiry:
     """
 
     def __init__(
-        self, rank: int, size: int, board: Board, peers: Peers, settings: Settings
+        self, communicator: Communicator, board: Board, peers: Peers, settings: Settings
     ) -> None:
-        self.rank, self.size, self._board, self._peers = rank, size, board, peers
+        self.rank, self.size = communicator.rank, communicator.size
+        self._communicator = weakref.proxy(communicator)
+        self._board, self._peers = board, peers
         self.settings = settings
         self.recorder: FlightRecorder | None = FlightRecorder() if settings.enabled else None
-        own = peers.process_of(rank)
+        own = peers.process_of(self.rank)
         self._speaker = Speaker(
-            rank,
+            self.rank,
             self.recorder or FlightRecorder(),
             threading.get_ident(),
             own.pid if own else 0,
@@ -130,7 +134,8 @@ class Inquiry:
         lower = [rank for rank in board.alarmed() if rank < self.rank]
         text = self._report_of_others(_REPORT_S) if lower else None
         if text is None:
-            text = compose(finding, statements, self.settings.show_record)
+            named = by_name(finding, statements, self._communicator.members)
+            text = compose(*named, self.settings.show_record)
             board.post_failure(text)
             self._peers.notify()
         return self.error(text)
@@ -148,7 +153,7 @@ class Inquiry:
 
     def error(self, text: str) -> DistributedError:
         """The text under this rank's name."""
-        return DistributedError(f"[rank {self.rank}/{self.size}] {text}")
+        return DistributedError(f"{self._communicator.where} {text}")
 
     def _report_of_others(self, patience_s: float) -> str | None:
         self._wait_until(lambda: self._board.failure() is not None, patience_s)
@@ -173,8 +178,8 @@ class Inquiry:
         self._warn_after_s = 2 * waited_s
         finding = Finding(TIMEOUT, sequence, tuple(late), waited_s)
         statements = self._hear(late, finding)
-        where = f"[rank {self.rank}/{self.size}]"
-        _log.warning("%s %s", where, stall_warning(finding, statements, timeout_s))
+        named = by_name(finding, statements, self._communicator.members)
+        _log.warning("%s %s", self._communicator.where, stall_warning(*named, timeout_s))
 
     # ---- hearing the others ----------------------------------------------------------------
 

@@ -93,7 +93,7 @@ def different_root(rank: int) -> None:
     ddp.barrier()
 
 
-@fault("root 7 is no rank; ranks are 0 to 2", ranks=(0, 1, 2))
+@fault(r"rank 7 is not in the group of the ranks \[0, 1, 2\]", ranks=(0, 1, 2))
 def root_that_is_no_rank(rank: int) -> None:
     ddp.broadcast(ones(), src=7)
 
@@ -139,6 +139,27 @@ def extra_collective(rank: int) -> None:
         ddp.all_reduce(ones())
         if rank == 0 and step == 2:
             ddp.barrier()
+
+
+@fault(
+    r"\[rank [12]/3, number [01] of group \(1, 2\)\] ranks call different collectives",
+    "rank 1: calls barrier",
+    "rank 2: calls all_reduce of 16 bytes",
+    ranks=(1, 2),
+)
+def mismatch_in_a_group(rank: int) -> None:
+    group = ddp.new_group([1, 2])
+    if rank == 0:
+        return
+    if rank == 1:
+        ddp.barrier(group)
+    else:
+        ddp.all_reduce(ones(), group=group)
+
+
+@fault("rank", "group", ranks=(0, 1, 2))
+def groups_that_do_not_fit(rank: int) -> None:
+    ddp.new_group([0, 1] if rank == 0 else [0, 1, 2])
 
 
 # ---- ranks that end ------------------------------------------------------------------------------
@@ -356,7 +377,7 @@ def no_sync_off_by_one(rank: int) -> None:
             model(x).sum().backward()
 
 
-@fault("rank 1 is done with training|rank 1 called a collective at", r"at .*test_catalogue\.py:\d+")
+@fault("rank 1 makes no further step while", r"model\.join", r"at .*test_catalogue\.py:\d+")
 def fewer_batches_without_join(rank: int) -> None:
     model = ddp.DistributedDataParallel(nn.Linear(4, 2))
     x = ag.tensor(np.ones((3, 4), np.float32))
