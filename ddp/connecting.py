@@ -79,6 +79,15 @@ def _of_processes(
             f"[rank {place.rank}/{place.size}] shared_memory=True, but the ranks are on several "
             "hosts; leave it out"
         )
+    if not one_host and hierarchical is not False:
+        hosts = mpi.hosts_of(comm)
+        if max(len(host) for host in hosts) > 1:
+            from allgrad.ddp.communicators.hierarchical import (  # noqa: PLC0415 - as above
+                HierarchicalCommunicator,
+            )
+
+            flat = mpi.MpiCommunicator(comm, timeout_s, settings.from_environ())
+            return HierarchicalCommunicator(flat, hosts)
     return mpi.open_communicator(comm, timeout_s, shared_memory, settings.from_environ())
 
 

@@ -304,6 +304,18 @@ def open_communicator(
     return MpiCommunicator(comm, timeout_s, diagnosis)
 
 
+def hosts_of(comm: Any) -> list[list[int]]:
+    """Collective. The ranks of each host, in ascending order."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    first = node.bcast(comm.Get_rank())
+    node.Free()
+    firsts = comm.allgather(first)
+    return [
+        [rank for rank, other in enumerate(firsts) if other == first]
+        for first in dict.fromkeys(firsts)
+    ]
+
+
 def is_one_host(comm: Any) -> bool:
     """Collective. Whether all ranks share memory."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)

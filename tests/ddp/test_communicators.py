@@ -19,6 +19,7 @@ from allgrad import dtypes
 from allgrad.ddp import ReduceOp, run_ranks
 from allgrad.ddp.communicators import shared
 from allgrad.ddp.communicators.base import Communicator
+from allgrad.ddp.communicators.hierarchical import HierarchicalCommunicator
 from allgrad.ddp.communicators.link import linked
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.operations import describe_signature, encode_signature
@@ -486,6 +487,34 @@ class TestLinked(CommunicatorContract):
 
     def each(self, function: Callable[[Communicator], Any]) -> None:
         as_threads(lambda c: function(linked(c, "100gb/s,1us")), 3)
+
+
+# Ranks of each pretended host, for so many ranks: even, ragged, and one rank per host.
+HOSTS = {1: [[0]], 2: [[0], [1]], 3: [[0, 2], [1]], 4: [[0, 1], [2, 3]], 5: [[0, 1, 2], [3, 4]]}
+
+
+class TestHierarchical(CommunicatorContract):
+    @pytest.fixture(autouse=True, params=[3, 5])
+    def _size(self, request: pytest.FixtureRequest) -> None:
+        self.size = request.param
+
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        def body(c: Communicator) -> None:
+            function(HierarchicalCommunicator(c, HOSTS[c.size]))
+
+        as_threads(body, self.size)
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not IN_MPI, reason="runs inside mpiexec: see test_contract_under_mpi")
+class TestMpiHierarchical(CommunicatorContract):
+    def each(self, function: Callable[[Communicator], Any]) -> None:
+        from allgrad.ddp.communicators import mpi
+
+        flat = mpi.MpiCommunicator(mpi.world()[0], 20.0)
+        communicator = HierarchicalCommunicator(flat, HOSTS[flat.size])
+        function(communicator)
+        communicator.close()
 
 
 @pytest.mark.mpi

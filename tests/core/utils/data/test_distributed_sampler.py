@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allgrad.errors import DatasetError, OptionError
+from allgrad.errors import DatasetError, DistributedError, OptionError
 from allgrad.utils.data import DistributedSampler
 
 
@@ -111,7 +111,7 @@ def test_an_epoch_continues_on_another_number_of_ranks(
 
 
 def test_errors_have_numbers() -> None:
-    with pytest.raises(OptionError, match=r"allgrad\.ddp\.DistributedSampler"):
+    with pytest.raises(DistributedError, match=r"call allgrad\.ddp\.init_process_group"):
         DistributedSampler(range(3))
     with pytest.raises(OptionError, match="rank=2, num_replicas=2"):
         DistributedSampler(range(3), 2, 2)
