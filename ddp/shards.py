@@ -146,11 +146,18 @@ class LogicalShards:
             self._reduction.weights = [sizes[shard] / total for shard in self.owned]
 
     def check_outside(self) -> None:
-        """Refuse a loop over shards within another."""
+        """Refuse a loop over shards within another, and another way to sum gradients."""
         if self._inside:
             raise DistributedError(
                 f"{self._communicator.where} model.shards() was called within another loop over "
                 "its shards, or one was left early; run every loop to its end, one after the other"
+            )
+
+        if self._reducer.reduction is not self._reduction:
+            other = type(self._reducer.reduction).__name__
+            raise DistributedError(
+                f"{self._communicator.where} logical_shards sum gradients over a fixed tree, but "
+                f"{other} has taken its place; the two cannot be combined"
             )
 
     def _check_backward(self, position: int, runs: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import allgrad as ag
 from allgrad import Tensor, ddp, nn, optim
+from allgrad.ddp.reduction import MeanReduction
 from allgrad.errors import DistributedError, OptionError, ShapeError
 from allgrad.utils.data import DataLoader, TensorDataset
 
@@ -104,6 +105,8 @@ def test_any_number_of_ranks(size: int) -> None:
     assert on_threads(size) == reference()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_thousand_steps() -> None:
     # the other numbers of ranks and communicators: benchmarks/reproducible.py
     assert on_threads(2, steps=1000, shards=2) == reference(steps=1000, shards=2)
@@ -240,6 +243,12 @@ def test_errors() -> None:
     raises(DistributedError, "hook cannot", 1, lambda m: m.register_comm_hook(None, print))
     raises(ShapeError, "batch of 1 samples for 2", 2, lambda m: step(m, count=1))
     raises(DistributedError, r"ranks \[1\] make no step", 2, uneven)
+
+    def other_reduction(model: Any) -> None:
+        model._reducer.reduction = MeanReduction(model.process_group.communicator)
+        step(model)
+
+    raises(DistributedError, "MeanReduction has taken its place", 1, other_reduction)
     raises(OptionError, "there are 5 ranks", 5, step)
     raises(OptionError, "threads_per_shard=0", 1, step, threads_per_shard=0)
 
@@ -312,6 +321,7 @@ MPI_SCRIPT = """
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("ranks", "way"), [(4, "shm"), (3, "mpi")])
 def test_processes(
     ranks: int, way: str, mpirun: Callable[..., subprocess.CompletedProcess[str]]
