@@ -132,6 +132,9 @@ class LogicalShards:
         if (header.rows[:, gates.KIND] != gates.Kind.STEP).any():
             return  # an error, which the gate words
         counts = [int(n) for n in header.rows[:, gates.SAMPLES]]
+        if min(counts) <= 0:  # not known
+            self._reduction.weights = None
+            return
         sizes = [
             size
             for rank, count in enumerate(counts)
@@ -139,7 +142,7 @@ class LogicalShards:
                 count, len(shards_of(rank, self._communicator.size, self.shards))
             )
         ]
-        if not self._weighted or len(set(sizes)) == 1 or not all(sizes):
+        if not self._weighted or len(set(sizes)) == 1:
             self._reduction.weights = None
         else:
             total = sum(sizes)
@@ -170,7 +173,7 @@ class LogicalShards:
 
     def _cut(self, batch: Sequence[Any]) -> list[tuple[int, tuple[Any, ...]]]:
         """(samples, arguments) of every owned shard."""
-        count, shards = count_samples(tuple(batch), self._dim) or 0, len(self.owned)
+        count, shards = count_samples(_as_tensors(tuple(batch)), self._dim) or 0, len(self.owned)
         if count < shards:
             raise ShapeError(
                 f"{self._communicator.where} model.shards() got a batch of {count} samples for "
@@ -289,6 +292,17 @@ class ShardBuffers(BufferSync):
             array = _buffer(owner, name)._array
             if array is not view:
                 array[...] = view
+
+
+def _as_tensors(value: Any) -> Any:
+    """Arrays count as tensors do."""
+    if isinstance(value, np.ndarray):
+        return Tensor(value)
+    if isinstance(value, dict):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_as_tensors(item) for item in value)
+    return value
 
 
 def cut(value: Any, count: int, low: int, high: int, dim: int) -> Any:

@@ -73,9 +73,9 @@ class TreeReduction(Reduction):
         if shares is not None and 0 in shares:
             absent = [rank for rank, share in enumerate(shares) if share == 0]
             raise DistributedError(
-                f"{self._communicator.where} ranks {absent} make no step while others do; with "
-                "logical_shards all ranks must have the same number of batches. Deal the samples "
-                "with ddp.ShardedBatchSampler"
+                f"{self._communicator.where} ranks {absent} make no step while others do, or one "
+                "without samples; with logical_shards all ranks must have the same number of "
+                "batches, and none is empty. Deal the samples with ddp.ShardedBatchSampler"
             )
 
     def fold(self, buckets: Sequence[Bucket], position: int) -> None:

@@ -192,6 +192,21 @@ def test_without_logical_shards_the_batch_comes_once() -> None:
         ddp.destroy_process_group()
 
 
+def test_whatever_holds_samples_is_cut() -> None:
+    ddp.init_process_group()
+    try:
+        model = ddp.DistributedDataParallel(nn.Linear(2, 1), logical_shards=2)
+        batch = {"x": np.arange(10, dtype=np.float32).reshape(5, 2), "scale": 3.0}
+        seen = []
+        for value, (names, same) in model.shards(batch, (list("abcde"), "text")):
+            seen.append((value["x"].tolist(), value["scale"], names, same))
+            model(ag.tensor(value["x"])).sum().backward()
+        assert [len(x) for x, *_ in seen] == [3, 2]
+        assert seen[1] == ([[6.0, 7.0], [8.0, 9.0]], 3.0, ["d", "e"], "text")
+    finally:
+        ddp.destroy_process_group()
+
+
 def raises(
     error: type[Exception], match: str, size: int, body: Callable[[Any], None], **options: Any
 ) -> None:
