@@ -46,9 +46,14 @@ from netns import Hosts, HostsError, environment
 from step import spread, versions
 
 HERE = Path(__file__).resolve().parent
-ROWS = ("resnet20@link", "resnet20@1gbit", "resnet18@1gbit", "resnet18@10gbit")
+ROWS = ("resnet20@link", "resnet20@300mbit", "resnet20@1gbit", "resnet18@1gbit", "resnet18@10gbit")
 # where the search for the batch size begins
-BATCH = {("resnet20", "1gbit"): 3, ("resnet18", "1gbit"): 32, ("resnet18", "10gbit"): 6}
+BATCH = {
+    ("resnet20", "1gbit"): 3,
+    ("resnet20", "300mbit"): 10,
+    ("resnet18", "1gbit"): 32,
+    ("resnet18", "10gbit"): 6,
+}
 Times = dict[str, list[tuple[float, float, float, float]]]
 
 

@@ -42,7 +42,7 @@ class Step(NamedTuple):
         dropped: events beyond `MOST_EVENTS`, which were not kept.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # not the method of tuples
     begin_s: float
     end_s: float
     events: list[Event]

@@ -116,6 +116,7 @@ class Run:
             for node, slot, grad in roots:
                 self._deliver(node, slot, grad, False)
             heap, grads, after_node = self.heap, self.grads, self.after_node
+            process: Callable[[Op, Any], None]
             process = self._process if self.anomaly is None else self._process_watched
             if timeline is not None:
                 process = _timed(process, timeline)

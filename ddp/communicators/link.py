@@ -162,7 +162,8 @@ class LinkCommunicator:
         built = Communicator.__dict__.get(name)
         inner = self.inner
         if (
-            callable(built)
+            built is not None
+            and callable(built)
             and not getattr(built, "__isabstractmethod__", False)
             and getattr(type(inner), name, None) is built
         ):
