@@ -15,7 +15,7 @@ import pytest
 
 from allgrad.launch import leftovers
 
-JOB_TIMEOUT_S = 60
+JOB_TIMEOUT_S = 100
 ALLGRAD_RUN = (sys.executable, "-m", "allgrad.launch.cli", "run")
 
 
