@@ -6,7 +6,7 @@
 
 First part, in one process: a folder of four checkpoints is damaged at random, loaded, and what was
 loaded compared with what had been written. Second part: `allgrad chaos` on chaos_train.py (a
-network with dropout and batch norm on two ranks, saved every 20 steps, every other time in the
+network with dropout and batch norm on two ranks, saved every 5 steps, every other time in the
 background); the end of each training is compared bit for bit with an undisturbed one. The time of a
 restart is that from the kill to the end of the first training step of the new run.
 """

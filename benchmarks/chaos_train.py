@@ -17,11 +17,11 @@ from allgrad.utils.data import DataLoader, TensorDataset
 
 
 def main() -> None:
-    """Train `--steps` steps and save every `--save-every`, in the background and not in turns."""
+    """Train `--steps` steps; save every `--save-every`, every other time in the background."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", required=True)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--save-every", type=int, default=20)
+    parser.add_argument("--save-every", type=int, default=5)
     options = parser.parse_args()
     ddp.init_process_group()
     rng = np.random.default_rng(0)
