@@ -207,6 +207,32 @@ def test_per_rank_parts(tmp_path):
     assert on_ranks(2, save) == [(0.0, 9.0), (1.0, 9.0)]
 
 
+def test_a_sharded_optimizer_is_brought_together(tmp_path):
+    def steps(ranks, first, last):
+        def run(rank):
+            ag.manual_seed(4)
+            model = ddp.DistributedDataParallel(nn.Linear(5, 3))
+            optimizer = ddp.ZeroRedundancyOptimizer(model.parameters(), optim.Adam, lr=0.1)
+            manager = ddp.CheckpointManager(tmp_path)
+            found = manager.load_latest(model=model, optimizer=optimizer)
+            assert (found.step if found else 0) == first
+            for step in range(first, last):
+                optimizer.zero_grad()
+                model(ag.full((2, 5), step + 1.0)).square().sum().backward()
+                optimizer.step()
+            manager.save(step=last, model=model, optimizer=optimizer)
+            return [parameter.tolist() for parameter in model.parameters()]
+
+        return on_ranks(ranks, run)
+
+    steps(2, 0, 3)
+    resumed = steps(2, 3, 5)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert steps(2, 0, 5) == resumed
+    steps(3, 5, 6)
+
+
 # ---- generations -----------------------------------------------------------------------------
 
 
