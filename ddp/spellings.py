@@ -52,9 +52,10 @@ def backend_of(spelling: str | None) -> str | None:
     """
     if spelling is None:
         return None
-    parts = dict(
-        part.split(":", 1) if ":" in part else ("", part) for part in spelling.lower().split(",")
-    )
+    parts = {}
+    for part in spelling.lower().split(","):
+        device, _, backend = part.rpartition(":")
+        parts[device] = backend
     name = parts.get("cpu", parts.get(""))
     if name is None or name not in BACKENDS:
         raise OptionError.unknown("backend", spelling, (*BACKENDS, "cpu:gloo,cuda:nccl"))

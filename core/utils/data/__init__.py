@@ -12,6 +12,7 @@ from .dataset import (
     random_split,
 )
 from .distributed import DistributedSampler
+from .distributed_weighted import DistributedWeightedSampler
 from .sampler import (
     BatchSampler,
     RandomSampler,
@@ -29,6 +30,7 @@ __all__ = [
     "DataLoader",
     "Dataset",
     "DistributedSampler",
+    "DistributedWeightedSampler",
     "IterableDataset",
     "RandomSampler",
     "Sampler",
