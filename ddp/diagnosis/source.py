@@ -143,7 +143,7 @@ def user_stack(frame: FrameType | None, most: int = 12) -> list[Place]:
         frame: innermost frame of a thread, as in ``sys._current_frames()``.
         most: how many lines at most; those furthest outside are left out.
     """
-    lines = []
+    lines: list[Place] = []
     while frame is not None and len(lines) < most:
         code, number = frame.f_code, frame.f_lineno or 0
         line = place_of(code.co_filename, number, code.co_name)
