@@ -306,10 +306,16 @@ def orthogonalize(matrix: Array, epsilon: float = 0) -> None:
     """Make the columns of a tall matrix (rows, rank) orthonormal, in place.
 
     Args:
-        matrix: float32 or float64; columns that depend on others become some orthonormal ones.
+        matrix: floating-point; columns that depend on others become some orthonormal ones. Half
+            precision is computed in float32.
         epsilon: above 0: Gram-Schmidt's method, with epsilon added to each norm; 0: Householder's
             QR decomposition.
     """
+    if matrix.dtype.itemsize < 4:
+        wide = matrix.astype(np.float32)
+        orthogonalize(wide, epsilon)
+        matrix[...] = wide
+        return
     if epsilon == 0:
         matrix[...] = np.linalg.qr(matrix)[0]
         return

@@ -185,3 +185,37 @@ def test_second_derivatives_are_refused_in_words() -> None:
 
     with pytest.raises(AllgradError, match="SyncBatchNorm"):
         run_ranks(body, 2)
+
+
+@pytest.mark.parametrize("how", ["channels_last", "bfloat16", "frozen"])
+def test_layouts_half_precision_and_frozen_parameters(how: str) -> None:
+    whole = data(10, (3, 3)).astype(np.float32) - 100
+    parts = cut(whole, (5, 2, 3))
+    tolerance = 0.02 if how == "bfloat16" else 1e-5
+
+    def step(layer: nn.Module, x: ag.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        y = layer(x)
+        assert y.dtype == x.dtype
+        (y.float() ** 3).sum().backward()
+        assert x.grad.dtype == x.dtype
+        return y.detach().float().numpy(), x.grad.float().numpy()
+
+    def body() -> tuple[np.ndarray, np.ndarray]:
+        ddp.init_process_group(timeout=20)
+        layer, x = SyncBatchNorm(CHANNELS), ag.tensor(parts[ddp.get_rank()])
+        if how == "channels_last":
+            x = x.contiguous(memory_format=ag.channels_last)
+        elif how == "bfloat16":
+            x = x.bfloat16()
+        else:
+            layer.requires_grad_(False)
+        # a sum's gradient does not depend on how many samples a rank has; see the Note
+        found = step(layer, x.detach().requires_grad_())
+        assert (layer.weight.grad is None) == (how == "frozen")
+        ddp.destroy_process_group()
+        return found
+
+    y, _ = step(nn.BatchNorm2d(CHANNELS), ag.tensor(whole, requires_grad=True))
+    ranks = run_ranks(body, 3)
+    for mine, part in zip(ranks, cut(y, (5, 2, 3)), strict=True):
+        np.testing.assert_allclose(mine[0], part, rtol=tolerance, atol=tolerance)
