@@ -65,7 +65,8 @@ class Header:
     def __init__(self, communicator: Communicator, row: Sequence[float]) -> None:
         self.rows: Array = np.zeros((communicator.size, COLUMNS))
         self.rows[communicator.rank, : len(row)] = row
-        self.rows[communicator.rank, FLAGS] += communicator.asked_to_leave << _SIGNAL_SHIFT
+        if communicator.asked_to_leave:
+            self.rows[communicator.rank, FLAGS] += communicator.asked_to_leave << _SIGNAL_SHIFT
         self._done = False
         before, communicator.note = communicator.note, "step header"
         self._work = communicator.all_reduce(self.rows, ReduceOp.SUM, async_op=True)
@@ -206,9 +207,11 @@ class Gate:
 
     def judge(self, header: Header) -> None:
         """Raise on all ranks if what they are about to do does not go together."""
-        self.communicator.all_asked_to_leave = int(header.rows[:, FLAGS].max()) >> _SIGNAL_SHIFT
+        rows = header.rows
         if header.uniform:
+            self.communicator.all_asked_to_leave = int(rows[0, FLAGS]) >> _SIGNAL_SHIFT
             return
+        self.communicator.all_asked_to_leave = int(rows[:, FLAGS].max()) >> _SIGNAL_SHIFT
         stepping = header.ranks(Kind.STEP)
         if not stepping:
             return

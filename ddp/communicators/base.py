@@ -49,6 +49,8 @@ class ReduceOp(StrEnum):
     @classmethod
     def parse(cls, value: ReduceOp | str) -> ReduceOp:
         """Accept a member or its name in any case; an unknown one lists the known ones."""
+        if type(value) is cls:
+            return value
         try:
             return cls(str(value).lower())
         except ValueError:
