@@ -403,6 +403,23 @@ class CommunicatorContract:
 
         self.each(body)
 
+    def test_large_asynchronous_collectives_keep_their_order_whatever_is_asked(self) -> None:
+        def body(c: Communicator) -> None:
+            first, second = values(c.rank, 3_000_000), 2 * values(c.rank, 3_000_000)
+            one = c.all_reduce(first, async_op=True)
+            c.barrier(async_op=True)
+            for _ in range(5 * c.rank):  # some ranks have come further when the next one begins
+                one.test()
+                time.sleep(0.001)
+            two = c.all_reduce(second, async_op=True)
+            two.wait()
+            one.wait()
+            total = sum(values(r, 3_000_000) for r in range(c.size))
+            np.testing.assert_array_equal(first, total)
+            np.testing.assert_array_equal(second, 2 * total)
+
+        self.each(body)
+
     def test_test_alone_makes_progress(self) -> None:
         def body(c: Communicator) -> None:
             array = values(c.rank, 1_000_000)
