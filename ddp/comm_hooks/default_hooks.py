@@ -33,8 +33,12 @@ def allreduce_hook(process_group: ProcessGroup | None, bucket: GradBucket) -> Fu
         process_group: the state given to `register_comm_hook`; None: the default group.
         bucket: this rank's gradients.
     """
-    buffer = bucket.buffer()
-    work = communicator_of(process_group).all_reduce(buffer._array, ReduceOp.AVG, async_op=True)
+    communicator, buffer = communicator_of(process_group), bucket.buffer()
+    flat, op = buffer._array, ReduceOp.AVG
+    if flat.dtype == np.float16:  # whose sum may overflow where the mean does not
+        flat /= communicator.size
+        op = ReduceOp.SUM
+    work = communicator.all_reduce(flat, op, async_op=True)
     return future_of(work, lambda: buffer)
 
 

@@ -92,12 +92,19 @@ def test_compressed_hooks_send_half_the_bytes(monkeypatch: pytest.MonkeyPatch) -
     assert plain == 2 * halves > 0
 
 
-def test_float16_does_not_overflow_where_the_mean_does_not() -> None:
+@pytest.mark.parametrize(
+    "hook",
+    [
+        default_hooks.fp16_compress_hook,
+        default_hooks.fp16_compress_wrapper(default_hooks.allreduce_hook),
+    ],
+)
+def test_float16_does_not_overflow_where_the_mean_does_not(hook: Any) -> None:
     def body() -> float:
         ddp.init_process_group(timeout=20)
         weight = nn.Linear(1, 1, bias=False)
         model = ddp.DistributedDataParallel(weight)
-        model.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        model.register_comm_hook(None, hook)
         (model(ag.ones(1, 1)) * 60_000.0).sum().backward()
         grad = weight.weight.grad.item()
         ddp.destroy_process_group()
