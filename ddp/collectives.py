@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -370,10 +371,7 @@ def _spread(targets: list[Any], rows: Array, what: str) -> Callable[[], None]:
         if array_of(target).size != rows[0].size:
             store(target, rows[0], what)  # raises
     return _all_of(
-        [
-            lambda t=target, r=row: store(t, r, what)
-            for target, row in zip(targets, rows, strict=True)
-        ]
+        [partial(store, target, row, what) for target, row in zip(targets, rows, strict=True)]
     ) or (lambda: None)
 
 

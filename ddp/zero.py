@@ -124,7 +124,7 @@ class ZeroRedundancyOptimizer(Optimizer):
         inner = {k: v for k, v in group.items() if k not in ("params", "param_names")}
         inner["params"] = mine
         if self._inner is None:
-            self._inner = self._class([inner], **self._settings)  # type: ignore[arg-type]
+            self._inner = self._class([inner], **self._settings)
             for name, value in self._inner.param_groups[0].items():
                 group.setdefault(name, value)
             self.defaults = self._inner.defaults

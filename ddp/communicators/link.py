@@ -159,7 +159,7 @@ class LinkCommunicator:
         if name.startswith("__"):
             raise AttributeError(name)
         # What the base class builds from other collectives is built from ours, so that it is slow.
-        built = Communicator.__dict__.get(name)
+        built: Any = Communicator.__dict__.get(name)
         inner = self.inner
         if (
             built is not None

@@ -119,9 +119,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 f"{100 * accuracy:.2f} % of {len(test_set)} {kind}  {images_per_s:.0f} images/s",
             )
             cut_off = step == options.max_steps
-            manager.save(
-                step=step, epoch=epoch if cut_off else epoch + 1, async_save=True, **parts
-            )
+            manager.save(step=step, epoch=epoch if cut_off else epoch + 1, async_save=True, **parts)
             if cut_off:
                 break
     ddp.destroy_process_group()
