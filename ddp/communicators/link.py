@@ -30,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, cast
 
 import numpy as np
@@ -159,7 +160,7 @@ class LinkCommunicator:
         if name.startswith("__"):
             raise AttributeError(name)
         # What the base class builds from other collectives is built from ours, so that it is slow.
-        built: Any = Communicator.__dict__.get(name)
+        built = Communicator.__dict__.get(name)
         inner = self.inner
         if (
             built is not None
@@ -167,7 +168,7 @@ class LinkCommunicator:
             and not getattr(built, "__isabstractmethod__", False)
             and getattr(type(inner), name, None) is built
         ):
-            return built.__get__(self)
+            return MethodType(built, self)
         return getattr(inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
