@@ -13,20 +13,19 @@ nothing at all, a replaced host, gets it from another rank.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from allgrad import checkpoint as core
-from allgrad.checkpoint import Checkpoint, Manifest, Snapshot, capture_state
+from allgrad.checkpoint import Checkpoint, Snapshot, capture_state
 from allgrad.ddp import events
+from allgrad.ddp.generations import GOOD, Row, Trouble, copy_of_values, identity_of, key_of
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.errors import AllgradError, CheckpointError, CheckpointWriteError, OptionError
 from allgrad.random import Generator
@@ -36,25 +35,6 @@ log = logging.getLogger("allgrad.checkpoint")
 
 _ON_ERROR = ("continue", "raise")
 _PER_RANK = (DataLoader, Sampler, Generator)  # parts of these types differ between ranks
-
-
-class _Trouble(NamedTuple):
-    """Why a write failed."""
-
-    text: str = ""
-    lasting: bool = False  # it is not the disk's fault, so the next save would fail as well
-
-
-class _Row(NamedTuple):
-    """What a rank brings to a save."""
-
-    own: dict[str, Any] | None
-    refusal: str  # why this rank's state cannot be saved
-    last: _Trouble  # of the write that was under way
-    serial: int
-
-
-_GOOD = _Trouble()
 
 
 class PendingSave:
@@ -135,9 +115,9 @@ class CheckpointManager:
         self._writers: list[int] | None = None
         self._snapshot = Snapshot()
         self._executor: ThreadPoolExecutor | None = None
-        self._future: Future[_Trouble] | None = None
+        self._future: Future[Trouble] | None = None
         self._pending: PendingSave | None = None
-        self._trouble = _GOOD  # of this rank's last write
+        self._trouble = GOOD  # of this rank's last write
         self._last_error = ""  # of all ranks' last save
 
     @property
@@ -188,17 +168,17 @@ class CheckpointManager:
         writers = self._find_writers()
         writes = self._comm.rank in writers
         mine, state, refusal = self._capture(shared, own, random_state, writers)
-        values, values_refusal = _copy_of_values(values)
+        values, values_refusal = copy_of_values(values)
         refusal = refusal or (values_refusal if writes else "")
         serial = self._mine.next_serial() if writes else 0
-        rows = self._exchange(_Row(mine, refusal, last, serial))
+        rows = self._exchange(Row(mine, refusal, last, serial))
         self._settle([row.last for row in rows])
         self._refuse_together("save", [row.refusal for row in rows])
         state["per_rank"] = {str(rank): row.own for rank, row in enumerate(rows)}
         self._pending = saving = PendingSave(self, step, self._mine.path(step))
         position = {"step": step, "epoch": epoch, "serial": max(row.serial for row in rows)}
         if not writes:
-            self._trouble = _GOOD
+            self._trouble = GOOD
         elif async_save:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "allgrad-checkpoint")
@@ -295,28 +275,28 @@ class CheckpointManager:
 
     def _write(
         self, state: dict[str, Any], position: dict[str, int], values: dict[str, Any]
-    ) -> _Trouble:
+    ) -> Trouble:
         """Write, in whatever thread; return what went wrong."""
         if self._comm.rank == 0:
             events.announce("saving", **position)
         try:
             self._mine.write(state, values=values, **position)
         except (CheckpointWriteError, OSError, MemoryError) as err:
-            return _Trouble(str(err) or type(err).__name__)
+            return Trouble(str(err) or type(err).__name__)
         except AllgradError as err:
-            return _Trouble(str(err), lasting=True)
+            return Trouble(str(err), lasting=True)
         if self._comm.rank == 0:
             events.announce("saved", **position)
-        return _GOOD
+        return GOOD
 
-    def _end_of_write(self) -> _Trouble:
+    def _end_of_write(self) -> Trouble:
         """Wait for this rank's thread; return what went wrong in the save under way."""
         if self._future is not None:
             self._trouble = self._future.result()
             self._future = None
-        return self._trouble if self._pending is not None else _GOOD
+        return self._trouble if self._pending is not None else GOOD
 
-    def _settle(self, troubles: list[_Trouble]) -> None:
+    def _settle(self, troubles: list[Trouble]) -> None:
         """Learn on all ranks how the save under way ended."""
         pending, self._pending = self._pending, None
         if pending is None:
@@ -350,7 +330,7 @@ class CheckpointManager:
     def _find_writers(self) -> list[int]:
         """The lowest rank of each folder. See Note [Generations over ranks]."""
         if self._writers is None:
-            places = self._exchange(_identity(self.folder))
+            places = self._exchange(identity_of(self.folder))
             leaders = sorted({places.index(place) for place in places})
             if len(leaders) > 1:  # of several hosts: do they see the same files?
                 leaders = self._tell_apart(leaders)
@@ -430,7 +410,7 @@ class CheckpointManager:
     def _agree(self) -> Checkpoint | None:
         """The newest generation that is whole on every rank that has any."""
         found, damaged = self._mine.generations()
-        mine = {_key(manifest): path for path, manifest in found}
+        mine = {key_of(manifest): path for path, manifest in found}
         tables = self._exchange((sorted(mine, reverse=True), list(damaged.values())))
         haves = [rank for rank, (keys, bad) in enumerate(tables) if keys or bad]
         if not haves:
@@ -488,29 +468,3 @@ class CheckpointManager:
                 checkpoint = core.unpack(packed)
         assert checkpoint is not None
         return checkpoint
-
-
-def _key(manifest: Manifest) -> tuple[int, int, str]:
-    return manifest.serial, manifest.step, manifest.tensor_sha256
-
-
-def _copy_of_values(values: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
-    """The user's values as they are now, for a thread that writes them later; or a refusal."""
-    try:
-        return json.loads(json.dumps(dict(values or {}), allow_nan=False)), ""
-    except (TypeError, ValueError) as err:
-        return {}, f"values={{...}} must be JSON (no NaN): {err}"
-
-
-def _identity(folder: Path) -> tuple[Any, ...]:
-    """Equal for two ranks of one host that use the same folder, which is made if missing."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    except OSError:
-        boot = socket.gethostname()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stat = folder.stat()
-    except OSError:  # the writer will say so
-        return (boot, str(folder.absolute()))
-    return (boot, stat.st_dev, stat.st_ino)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from allgrad.ddp.communicators.parts import Unpacking, pack
 from allgrad.ddp.diagnosis.flight import FlightRecorder
 from allgrad.dtypes import DIFFERENTIABLE
 from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
@@ -293,9 +294,9 @@ class Communicator(ABC):
         width = max(sum(stop - start for start, stop in own) for own in parts)
         packed = np.zeros((self.size, width), array.dtype)
         for row, own in zip(packed, parts, strict=True):
-            _pack(array, own, row)
+            pack(array, own, row)
         reduced = np.empty(width, array.dtype)
-        work = _Unpacking(
+        work = Unpacking(
             self.reduce_scatter_into(reduced, packed, op, async_op=True),
             reduced,
             parts[self.rank],
@@ -328,40 +329,6 @@ class Communicator(ABC):
             buffer[:] = np.frombuffer(payload, np.uint8)
         self.broadcast(buffer, root)
         return value if mine else pickle.loads(buffer.tobytes())
-
-
-class _Unpacking:
-    """A reduce-scatter whose row goes into the parts of an array once it has arrived."""
-
-    def __init__(
-        self, work: Work, row: Array, parts: Sequence[tuple[int, int]], array: Array
-    ) -> None:
-        self._work, self._row, self._parts, self._array = work, row, parts, array
-        self._done = False
-
-    def test(self) -> bool:
-        if not self._done and self._work.test():
-            self._unpack()
-        return self._done
-
-    def wait(self) -> None:
-        if not self._done:
-            self._work.wait()
-            self._unpack()
-
-    def _unpack(self) -> None:
-        self._done = True
-        place = 0
-        for start, stop in self._parts:
-            self._array[start:stop] = self._row[place : place + stop - start]
-            place += stop - start
-
-
-def _pack(array: Array, parts: Sequence[tuple[int, int]], row: Array) -> None:
-    place = 0
-    for start, stop in parts:
-        row[place : place + stop - start] = array[start:stop]
-        place += stop - start
 
 
 def aligned_zeros(size_bytes: int) -> NDArray[np.uint8]:

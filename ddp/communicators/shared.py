@@ -14,10 +14,9 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from allgrad.ddp.communicators import exchange
 from allgrad.ddp.communicators import operations as ops
@@ -37,15 +36,15 @@ from allgrad.ddp.communicators.base import (
 )
 from allgrad.ddp.communicators.board import BOARD_BYTES, RING, Board
 from allgrad.ddp.communicators.mailbox import Mailbox, inbox_bytes
+from allgrad.ddp.communicators.memory import Bytes, SharedMemory, Window
 from allgrad.ddp.communicators.tree import TreeSum
 from allgrad.ddp.communicators.tree_shared import ReduceTree
 from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, TIMEOUT, Finding
 from allgrad.ddp.diagnosis.flight import check_word
 from allgrad.ddp.diagnosis.forked import FORKED
 from allgrad.ddp.diagnosis.inquiry import Inquiry
-from allgrad.ddp.diagnosis.process import Identity, is_alive
+from allgrad.ddp.diagnosis.process import is_alive
 from allgrad.ddp.diagnosis.settings import Settings
-from allgrad.ddp.diagnosis.statement import Speaker
 from allgrad.errors import DistributedError
 
 # Staging memory per rank. Smaller pieces stay in faster caches but meet more often: measured, 1 MiB
@@ -53,55 +52,6 @@ from allgrad.errors import DistributedError
 PIECE_BYTES = 1 << 20
 SLOTS = 2
 _LOOK_S = 0.25  # a rank that waits looks so often whether the others still live
-
-Bytes = NDArray[np.uint8]
-
-
-class SharedMemory(Protocol):
-    """What ranks need in order to share memory; everything else is built on it."""
-
-    rank: int
-    size: int
-
-    def allocate(self, size_bytes: int) -> tuple[Any, list[Bytes]]:
-        """Collective. A handle for `free` and one zeroed, 64-byte aligned array per rank."""
-
-    def free(self, handle: Any) -> None:
-        """Collective. No view of the memory may be alive on any rank."""
-
-    def fence(self) -> None:
-        """Order this rank's earlier loads and stores before its later ones."""
-
-    def ticket(self) -> int:
-        """Taken before looking for news, given to `pause` if there was none."""
-
-    def notify(self) -> None:
-        """Tell the others that there is news."""
-
-    def pause(self, polls: int, ticket: int) -> bool:
-        """Wait a little, the longer the more `polls` have found nothing; True if it slept."""
-
-    def now(self) -> float:
-        """Seconds of the clock of time-outs; it stands still while a debugger holds the ranks."""
-
-    def speakers(self, mine: Speaker) -> list[Speaker] | None:
-        """Collective. What speaks for each rank, if all are threads of this process."""
-
-    def process_of(self, rank: int) -> Identity | None:
-        """The rank's process, if ranks are processes."""
-
-    def abort(self, code: int) -> None:
-        """End all ranks."""
-
-    def close(self) -> None:
-        """Collective. Give back what is left."""
-
-
-class _Window:
-    """One collective allocation; remembers, without keeping it alive, what the user holds."""
-
-    def __init__(self, handle: Any, parts: list[Bytes], owner: weakref.ref[Bytes]) -> None:
-        self.handle, self.parts, self.owner = handle, parts, owner
 
 
 class SharedMemoryCommunicator(Communicator):
@@ -132,8 +82,8 @@ class SharedMemoryCommunicator(Communicator):
         self._to_stage: deque[ops.Operation] = deque()
         self._to_consume: deque[ops.Operation] = deque()
         self._unchecked: deque[ops.Operation] = deque()
-        self._windows: list[_Window] = []
-        self._window_of: dict[int, _Window] = {}
+        self._windows: list[Window] = []
+        self._window_of: dict[int, Window] = {}
         self._closed = False
 
     # ---- memory ----------------------------------------------------------------------------
@@ -145,7 +95,7 @@ class SharedMemoryCommunicator(Communicator):
         # Views that the user takes have `owner` as their base; when the last is gone, so is it.
         owner = np.frombuffer(parts[self.rank].data, np.uint8)
         lookup, key = self._window_of, id(owner)
-        window = _Window(handle, parts, weakref.ref(owner, lambda _: _forget(lookup, key)))
+        window = Window(handle, parts, weakref.ref(owner, lambda _: _forget(lookup, key)))
         self._windows.append(window)
         lookup[key] = window
         return owner[:size_bytes]
@@ -502,7 +452,7 @@ class _PendingWork:
             self._done = True
 
 
-def _forget(lookup: dict[int, _Window], key: int) -> None:
+def _forget(lookup: dict[int, Window], key: int) -> None:
     lookup.pop(key, None)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from allgrad.ddp.communicators.base import ALIGNMENT_BYTES, DEFAULT_TIMEOUT_S, Communicator
+from allgrad.ddp.communicators.memory import Bytes
 from allgrad.ddp.communicators.mpi import MPI, split_off
-from allgrad.ddp.communicators.shared import Bytes, SharedMemoryCommunicator
+from allgrad.ddp.communicators.shared import SharedMemoryCommunicator
 from allgrad.ddp.diagnosis.forked import mark_in_children
 from allgrad.ddp.diagnosis.process import Identity, identity
 from allgrad.ddp.diagnosis.settings import Settings

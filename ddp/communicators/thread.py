@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from allgrad.ddp.communicators import operations as ops
 from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator, aligned_zeros
 from allgrad.ddp.communicators.board import RING
-from allgrad.ddp.communicators.shared import SLOTS, Bytes, SharedMemoryCommunicator
+from allgrad.ddp.communicators.memory import Bytes
+from allgrad.ddp.communicators.shared import SLOTS, SharedMemoryCommunicator
 from allgrad.ddp.communicators.splitting import adopt, agree
 from allgrad.ddp.communicators.thread_job import RankStoppedError, ThreadJob, Waiter
 from allgrad.ddp.diagnosis.settings import Settings

@@ -311,7 +311,7 @@ def test_damaged_ones_do_not_count_among_those_kept(tmp_path):
 @pytest.fixture
 def own_disks(tmp_path, monkeypatch):
     """Each rank has a folder of its own, as on hosts with disks of their own."""
-    monkeypatch.setattr(module, "_identity", lambda folder: (folder.mkdir(exist_ok=True), folder))
+    monkeypatch.setattr(module, "identity_of", lambda folder: (folder.mkdir(exist_ok=True), folder))
     return lambda rank: tmp_path / f"host{rank}"
 
 
@@ -336,7 +336,7 @@ def test_a_replaced_host_gets_the_checkpoint_from_another(own_disks, caplog):
 
 def test_hosts_that_share_a_folder_have_one_writer(tmp_path, monkeypatch):
     host = threading.local()
-    monkeypatch.setattr(module, "_identity", lambda folder: host.name)
+    monkeypatch.setattr(module, "identity_of", lambda folder: host.name)
 
     def writers(rank):
         host.name = f"host{rank // 2}"

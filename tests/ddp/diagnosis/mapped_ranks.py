@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.ddp.communicators.shared import Bytes, SharedMemoryCommunicator
+from allgrad.ddp.communicators.memory import Bytes
+from allgrad.ddp.communicators.shared import SharedMemoryCommunicator
 from allgrad.ddp.diagnosis.process import Identity, identity
 from allgrad.errors import DistributedError
 
