@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
@@ -160,11 +160,10 @@ class LinkCommunicator:
         if name.startswith("__"):
             raise AttributeError(name)
         # What the base class builds from other collectives is built from ours, so that it is slow.
-        built = Communicator.__dict__.get(name)
+        built: Callable[..., Any] | None = Communicator.__dict__.get(name)
         inner = self.inner
         if (
-            built is not None
-            and callable(built)
+            callable(built)
             and not getattr(built, "__isabstractmethod__", False)
             and getattr(type(inner), name, None) is built
         ):
