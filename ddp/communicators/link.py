@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
@@ -160,13 +160,10 @@ class LinkCommunicator:
         if name.startswith("__"):
             raise AttributeError(name)
         # What the base class builds from other collectives is built from ours, so that it is slow.
-        built: Callable[..., Any] | None = Communicator.__dict__.get(name)
+        built: Any = getattr(Communicator, name, None)
         inner = self.inner
-        if (
-            callable(built)
-            and not getattr(built, "__isabstractmethod__", False)
-            and getattr(type(inner), name, None) is built
-        ):
+        taken_over = callable(built) and getattr(type(inner), name, None) is built
+        if taken_over and not getattr(built, "__isabstractmethod__", False):
             return MethodType(built, self)
         return getattr(inner, name)
 
