@@ -15,7 +15,7 @@ Note [Join]
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -27,14 +27,17 @@ from allgrad.ddp.communicators.base import Communicator
 from allgrad.ddp.model_check import take_from
 from allgrad.errors import DistributedError
 from allgrad.nn import Module
-from allgrad.optim import Optimizer
-from allgrad.optim.lr_scheduler import LRScheduler
+from allgrad.optim.users import users_of
 
 
 def take_over(communicator: Communicator, module: Module, root: int) -> None:
     """Collective. Take from the root whatever training has changed: see Note [Join]."""
     take_from(communicator, module, root)
     mine = _keyed(module)
+    keys = communicator.all_gather_object(list(mine))
+    if any(other != keys[root] for other in keys):
+        gc.collect()  # some rank may still have optimizers that nobody holds any more
+        mine = _keyed(module)
     state = None
     if communicator.rank == root:
         state = {key: _packed(thing.state_dict()) for key, thing in mine.items()}
@@ -56,29 +59,17 @@ def take_over(communicator: Communicator, module: Module, root: int) -> None:
 def _keyed(module: Module) -> dict[str, Any]:
     """Optimizers that step the module's parameters and the schedules bound to them, by name.
 
-    They are looked for among all living objects: this happens only when ranks meet after uneven
-    numbers of steps, and costs ordinary steps nothing.
+    In the order of their making, which is the same on all ranks.
     """
     names = {id(p): name for name, p in module.named_parameters()}
-    gc.collect()  # optimizers that nobody holds any more
+    optimizers = {id(o): o for p in module.parameters() for o in users_of(p)}
     found: dict[str, Any] = {}
-    owners: dict[int, str] = {}
-    things = gc.get_objects()
-    for thing in things:
-        if isinstance(thing, Optimizer):
-            held = [names.get(id(p)) for p in _params_of(thing)]
-            if any(name is not None for name in held):
-                owners[id(thing)] = _enter(found, f"{type(thing).__name__} of {held}", thing)
-    for thing in things:
-        if isinstance(thing, LRScheduler) and id(getattr(thing, "optimizer", None)) in owners:
-            _enter(found, f"{type(thing).__name__} for {owners[id(thing.optimizer)]}", thing)
+    for optimizer in optimizers.values():
+        held = [names.get(id(p)) for group in optimizer.param_groups for p in group["params"]]
+        owner = _enter(found, f"{type(optimizer).__name__} of {held}", optimizer)
+        for schedule in users_of(optimizer):
+            _enter(found, f"{type(schedule).__name__} for {owner}", schedule)
     return found
-
-
-def _params_of(optimizer: Optimizer) -> Iterator[Tensor]:
-    # one that is still being made has no groups yet
-    for group in getattr(optimizer, "param_groups", ()):
-        yield from group["params"]
 
 
 def _enter(found: dict[str, Any], key: str, thing: Any) -> str:

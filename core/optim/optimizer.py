@@ -24,6 +24,7 @@ from . import groups, state
 from .checks import as_float as as_float
 from .groups import required as required
 from .hooks import HookTable
+from .users import note_user, without_users
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StateDict = dict[str, Any]
@@ -121,6 +122,11 @@ class Optimizer:
         groups.complete(param_group, self.defaults, type(self).__name__)
         groups.check_overlap(param_group, self.param_groups)
         self.param_groups.append(param_group)
+        for p in param_group["params"]:
+            note_user(p, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_users(self.__dict__)
 
     def state_dict(self) -> StateDict:
         """The state in PyTorch's layout; the tensors in it are the living ones, not copies.

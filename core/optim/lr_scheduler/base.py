@@ -8,6 +8,7 @@ from typing import Any
 
 from ...tensors import Tensor
 from ..optimizer import Optimizer, as_float
+from ..users import note_user
 
 _ADVICE = (
     "call optimizer.step() first, then scheduler.step(); otherwise the first value of the "
@@ -40,6 +41,7 @@ class LRScheduler:
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer)
         self.optimizer = optimizer
+        note_user(optimizer, self)
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", _number(group["lr"]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..optimizer import Optimizer
+from ..users import note_user
 from .base import LRScheduler
 from .plateau import ReduceLROnPlateau
 
@@ -40,6 +41,7 @@ class _Combined(LRScheduler):
                 )
         assert optimizer is not None
         self.optimizer = optimizer
+        note_user(optimizer, self)
         self._schedulers = list(schedulers)
         return optimizer
 

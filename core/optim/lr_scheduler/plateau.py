@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ...errors import OptionError
 from ..optimizer import Optimizer
+from ..users import note_user
 from .base import LRScheduler, check_optimizer
 
 
@@ -58,6 +59,7 @@ class ReduceLROnPlateau(LRScheduler):
             raise OptionError.unknown("threshold_mode", threshold_mode, ("rel", "abs"))
         self.factor = factor
         self.optimizer = optimizer
+        note_user(optimizer, self)
         count = len(optimizer.param_groups)
         bounds = list(min_lr) if isinstance(min_lr, list | tuple) else None
         if bounds is not None and len(bounds) != count:
