@@ -144,7 +144,12 @@ def result_of(lib, functional, make, case):
 @pytest.mark.parametrize("case", CASES)
 def test_dtype_is_pytorchs(case):
     torch = pytest.importorskip("torch")
-    want = result_of(torch, torch.nn.functional, torch.from_numpy, case)
+    try:
+        want = result_of(torch, torch.nn.functional, torch.from_numpy, case)
+    except RuntimeError as error:  # on some processors PyTorch has no LSTM in bfloat16
+        if "could not create a primitive" not in str(error):
+            raise
+        pytest.skip(f"PyTorch: {error}")
     got = result_of(ag, AF, ag.from_numpy, case)
     assert str(got.dtype).removeprefix("allgrad.") == str(want.dtype).removeprefix("torch.")
     assert tuple(got.shape) == tuple(want.shape)

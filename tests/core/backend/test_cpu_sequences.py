@@ -43,8 +43,12 @@ def test_transformer_layer():
     mask = nn.Transformer.generate_square_subsequent_mask(16)
     fast, slow = counts(lambda: layer(x, mask, is_causal=True).sum().backward())
     kernels = {"attention", "gelu", "layer_norm"}
-    assert {f"{k}_{way}" for k in kernels for way in ("forward", "backward")} <= set(fast)
-    assert not slow
+    wanted = {f"{k}_{way}" for k in kernels for way in ("forward", "backward")}
+    # for some processors oneDNN has no fast softmax of gradients
+    unoptimised = {name for name, reason in slow if "unoptimised" in reason}
+    assert wanted - unoptimised <= set(fast)
+    assert len(unoptimised) == len(slow)
+    assert unoptimised <= {"attention_backward"}
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
