@@ -38,6 +38,7 @@ def test_a_segment_that_was_just_made_may_be_of_a_job_that_starts(tmp_path):
         path.write_bytes(b"x" * 4096)
     with seen.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
         mapped = leftovers.mapped_by(os.getpid())
+    mapped = [path for path in mapped if path.parent == tmp_path]  # pytest itself may run MPI
     assert mapped == [seen]
     assert leftovers.remove_segments(frozenset(), mapped, tmp_path) == [seen]
 

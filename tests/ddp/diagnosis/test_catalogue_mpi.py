@@ -100,7 +100,9 @@ STUCK = {
     ),
     "holding the interpreter": (
         "ctypes.PyDLL(None).sleep(300)",
-        r"rank 1: does not answer: its process \d+ sleeps in native code that holds the ",
+        # the last look may still cover the moments before it fell asleep
+        r"rank 1: does not answer: its process \d+ "
+        r"(sleeps in|uses the processor:) native code that holds the ",
         "py-spy",
     ),
     "computing for ever": (
