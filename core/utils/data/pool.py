@@ -85,8 +85,9 @@ class _Worker:
 
 def _close(workers: list[_Worker]) -> None:
     """End all workers: closing the connection is the signal, killing the last resort."""
-    for worker in workers:
-        worker.connection.close()
+    with _launching:  # a worker forked half-way through would close what the number belongs to next
+        for worker in workers:
+            worker.connection.close()
     for worker in workers:
         if worker.exit_code() is None:
             os.kill(worker.pid, signal.SIGKILL)

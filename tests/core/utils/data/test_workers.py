@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,27 @@ def test_timeout() -> None:
 def test_worker_init_fn() -> None:
     with pytest.raises(ValueError, match="worker 0 does not want to"):
         list(DataLoader(Noisy(), 4, num_workers=1, worker_init_fn=shout))
+
+
+class SlowToClose(Connection):
+    """Takes a while between closing its file descriptor and forgetting the number."""
+
+    def _close(self) -> None:
+        super()._close()
+        time.sleep(0.02)
+
+
+def test_ranks_that_are_threads_fork_and_end_their_workers_at_any_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("allgrad.utils.data.pool.Connection", SlowToClose)
+
+    def train() -> int:
+        loader = DataLoader(range(6), 2, num_workers=2, multiprocessing_context="fork")
+        return sum(len(list(loader)) for _ in range(4))
+
+    with ThreadPoolExecutor(2) as ranks:
+        assert [rank.result() for rank in [ranks.submit(train) for _ in range(2)]] == [12, 12]
 
 
 def test_what_cannot_be_pickled_is_forked_or_refused() -> None:
