@@ -98,7 +98,12 @@ if TYPE_CHECKING:
         is_torchelastic_launched,
         supports_complex,
     )
-    from allgrad.ddp.sampler import DistributedSampler
+    from allgrad.ddp.sampler import (
+        DistributedIterableDataset,
+        DistributedSampler,
+        DistributedSamplerWrapper,
+        DistributedWeightedSampler,
+    )
     from allgrad.ddp.schedule import Schedule
     from allgrad.ddp.shard_sampler import ShardedBatchSampler
     from allgrad.ddp.spellings import Backend
@@ -138,7 +143,10 @@ _HOMES = {
     "get_world_size": "process_group",
     "init_process_group": "process_group",
     "is_initialized": "process_group",
+    "DistributedIterableDataset": "sampler",
     "DistributedSampler": "sampler",
+    "DistributedSamplerWrapper": "sampler",
+    "DistributedWeightedSampler": "sampler",
     "SyncBatchNorm": "sync_batchnorm",
     "trace": "tracing.record",
     "ZeroRedundancyOptimizer": "zero",
@@ -195,7 +203,10 @@ __all__ = [
     "CheckpointManager",
     "Communicator",
     "DistributedDataParallel",
+    "DistributedIterableDataset",
     "DistributedSampler",
+    "DistributedSamplerWrapper",
+    "DistributedWeightedSampler",
     "Future",
     "GracefulExit",
     "GroupMember",

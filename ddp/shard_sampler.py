@@ -1,7 +1,6 @@
 """Which samples a rank visits in reproducible mode: cut into shards first, then dealt to ranks.
 
-Stage of the flow: a batch sampler. May import: `process_group`, `communicators.tree`,
-`allgrad.utils.data`.
+Stage of the flow: a batch sampler. May import: `communicators.tree`, `allgrad.utils.data`.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from allgrad.ddp.communicators.tree import shards_of
-from allgrad.ddp.process_group import default_group
 from allgrad.errors import CheckpointError, DatasetError, OptionError
 from allgrad.utils.data import Sampler
-from allgrad.utils.data.streams import mix
+from allgrad.utils.data.share import Share
 
 
 def shard_sizes(count: int, shards: int) -> list[int]:
@@ -32,7 +30,7 @@ def shard_sizes(count: int, shards: int) -> list[int]:
     return [few + (shard < more) for shard in range(shards)]
 
 
-class ShardedBatchSampler(Sampler[list[int]]):
+class ShardedBatchSampler(Share, Sampler[list[int]]):
     """The batches of one rank: its logical shards of every step, one after the other.
 
     The samples of a step and their cut into shards are a pure function of (length, seed, epoch,
@@ -78,17 +76,11 @@ class ShardedBatchSampler(Sampler[list[int]]):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        if num_replicas is None:
-            num_replicas = default_group().size
-        if rank is None:
-            rank = default_group().rank
-        _check(batch_size, logical_shards, num_replicas, rank)
+        self._set_share(num_replicas, rank, seed)
+        _check(batch_size, logical_shards, self.num_replicas)
         self.dataset = dataset
         self.batch_size, self.logical_shards = batch_size, logical_shards
-        self.num_replicas, self.rank = num_replicas, rank
-        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
-        self.epoch = 0
-        self._start = 0  # steps of the coming epoch that were made before a resume
+        self.shuffle, self.drop_last = shuffle, drop_last
         if self._steps() == 0:
             raise DatasetError(
                 f"ShardedBatchSampler: {len(dataset)} samples give no batch of {batch_size} with "
@@ -104,18 +96,10 @@ class ShardedBatchSampler(Sampler[list[int]]):
         return self._steps() - self._start
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, start = self.epoch, self._start
-        self.epoch += 1
-        self._start = 0
-        order = self._order(epoch)
+        epoch, start = self.begin_epoch()
+        order = self._order(len(self.dataset), epoch, self.shuffle)
         owned = shards_of(self.rank, self.num_replicas, self.logical_shards)
         return (self._batch(order, step, owned) for step in range(start, self._steps()))
-
-    def _order(self, epoch: int) -> np.ndarray:
-        length = len(self.dataset)
-        if not self.shuffle:
-            return np.arange(length)
-        return np.random.Generator(np.random.Philox(mix(self.seed, epoch))).permutation(length)
 
     def _batch(self, order: np.ndarray, step: int, owned: range) -> list[int]:
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -124,16 +108,6 @@ class ShardedBatchSampler(Sampler[list[int]]):
         ends = np.cumsum([0, *shard_sizes(len(batch), self.logical_shards)])
         indices: list[int] = batch[ends[owned.start] : ends[owned.stop]].tolist()
         return indices
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next `iter()`; not needed, it counts by itself."""
-        if epoch != self.epoch:
-            self._start = 0
-        self.epoch = epoch
-
-    def epoch_seed(self) -> int:
-        """A hash of seed and coming epoch, the same on all ranks; seeds the augmentation."""
-        return mix(self.seed, self.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next `iter()` depends on; plain numbers."""
@@ -144,16 +118,15 @@ class ShardedBatchSampler(Sampler[list[int]]):
             "batch_size": self.batch_size,
             "logical_shards": self.logical_shards,
             "num_replicas": self.num_replicas,
-            "rank": self.rank,
         }
 
-    def load_state_dict(self, state: dict[str, Any], samples: int = 0) -> None:
+    def load_state_dict(self, state: dict[str, Any], done: int = 0) -> None:
         """Return to the state that `state_dict` gave, on any number of ranks.
 
         Args:
             state: from `state_dict`, of any rank.
-            samples: samples that this rank, ``state["rank"]``, has finished since; the coming
-                epoch then begins with the step after those.
+            done: batches that the rank has finished since; the coming epoch then begins with the
+                step after those.
 
         Raises:
             CheckpointError: it is of another batch size or number of shards, which would give
@@ -166,26 +139,18 @@ class ShardedBatchSampler(Sampler[list[int]]):
                     f"{getattr(self, name)}; resume with the same number"
                 )
         self.seed, self.epoch = state["seed"], state["epoch"]
-        owned = shards_of(state["rank"], state["num_replicas"], self.logical_shards)
-        sizes = shard_sizes(self.batch_size, self.logical_shards)
-        per_step = sum(sizes[owned.start : owned.stop])
-        self._start = min(state["start"] + -(-samples // per_step), self._steps())
+        self._start = min(state["start"] + done, self._steps())
 
 
-def _check(batch_size: int, logical_shards: int, num_replicas: int, rank: int) -> None:
+def _check(batch_size: int, logical_shards: int, num_replicas: int) -> None:
     name = "ShardedBatchSampler"
     if not 1 <= logical_shards <= batch_size:
         raise OptionError(
             f"{name}: batch_size={batch_size} samples of all ranks together cannot be cut into "
             f"logical_shards={logical_shards}; every shard needs one"
         )
-    if not 1 <= num_replicas <= logical_shards:
+    if num_replicas > logical_shards:
         raise OptionError(
             f"{name}: {num_replicas} ranks cannot share logical_shards={logical_shards}; every "
             "rank needs one"
-        )
-    if not 0 <= rank < num_replicas:
-        raise OptionError(
-            f"{name}: expected 0 <= rank < num_replicas, came rank={rank}, "
-            f"num_replicas={num_replicas}"
         )

@@ -12,7 +12,9 @@ from .dataset import (
     random_split,
 )
 from .distributed import DistributedSampler
+from .distributed_stream import DistributedIterableDataset
 from .distributed_weighted import DistributedWeightedSampler
+from .distributed_wrapper import DistributedSamplerWrapper
 from .sampler import (
     BatchSampler,
     RandomSampler,
@@ -29,7 +31,9 @@ __all__ = [
     "ConcatDataset",
     "DataLoader",
     "Dataset",
+    "DistributedIterableDataset",
     "DistributedSampler",
+    "DistributedSamplerWrapper",
     "DistributedWeightedSampler",
     "IterableDataset",
     "RandomSampler",

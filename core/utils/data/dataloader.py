@@ -107,6 +107,7 @@ class DataLoader(Generic[T_co]):
         self.prefetch_factor = prefetch_factor
         self.persistent_workers = persistent_workers
         self._streaming = isinstance(dataset, IterableDataset)
+        self._stream_epoch: int | None = None
         self._set_order(batch_size, shuffle, sampler, batch_sampler, drop_last)
         batched = self.batch_sampler is not None or self._stream_batch is not None
         self._batched = batched
@@ -190,7 +191,8 @@ class DataLoader(Generic[T_co]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a saved position: the next `iter()` yields the batches that were left.
 
-        With a DistributedSampler, the number of ranks may differ from the one saved.
+        With a DistributedSampler, or another that knows of ranks, their number may differ from the
+        one saved; with a DistributedIterableDataset only between epochs.
 
         Raises:
             CheckpointError: not a state of a DataLoader. A changed order of samples is noticed
@@ -201,7 +203,8 @@ class DataLoader(Generic[T_co]):
         if progress.sampler is not None and hasattr(sampler, "load_state_dict"):
             ranks = progress.sampler.get("num_replicas")
             if ranks is not None and ranks != getattr(sampler, "num_replicas", ranks):
-                sampler.load_state_dict(progress.sampler, progress.samples)
+                done = progress.samples if self._by_index else progress.batches
+                sampler.load_state_dict(progress.sampler, done)
                 progress.batches = progress.samples = progress.digest = 0
                 progress.sampler = sampler.state_dict()
             else:
@@ -211,10 +214,17 @@ class DataLoader(Generic[T_co]):
         self._resume = progress
 
     def _seeded_sampler(self) -> Any:
-        """The sampler that knows the order: the user's, or the one inside a batch sampler."""
+        """What knows the order: the user's sampler, the one inside a batch sampler, or a stream."""
+        if self._streaming:
+            return self.dataset if hasattr(self.dataset, "epoch_of") else None
         if self.batch_sampler is not None and not isinstance(self.batch_sampler, BatchSampler):
             return self.batch_sampler
         return getattr(self.batch_sampler, "sampler", self.sampler)
+
+    @property
+    def _by_index(self) -> bool:
+        """Whether the sampler yields indices; otherwise whole batches, or a stream has its own."""
+        return not self._streaming and (self.batch_size is not None or self.batch_sampler is None)
 
     def _sampler_state(self) -> dict[str, Any] | None:
         sampler = self._seeded_sampler()
@@ -232,6 +242,8 @@ class DataLoader(Generic[T_co]):
         progress = Progress(resumed.epoch, resumed.seed, self._sampler_state())
         if progress.seed is None:
             progress.seed = self._draw_epoch_seed()
+        if self._seeded_sampler() is self.dataset:
+            self._stream_epoch, _ = self.dataset.begin_epoch()
         self._progress = progress
         return progress, resumed
 
@@ -258,6 +270,7 @@ class DataLoader(Generic[T_co]):
             by_position=bool(getattr(self._seeded_sampler(), "replacement", False)),
             epoch_seed=epoch_seed,
             by_sample=self._seeds_samples(),
+            stream_epoch=self._stream_epoch,
         )
 
     def _tasks(self, seed: int, resumed: Progress) -> Iterator[Task]:
@@ -268,7 +281,7 @@ class DataLoader(Generic[T_co]):
                 yield Task(number, number * count, count)
                 number += 1
         stream = new_stream(mix(seed, 1))
-        by_index = self.batch_size is not None or self.batch_sampler is None
+        by_index = self._by_index
         with use_stream(stream):
             units = iter(self.sampler if by_index else self.batch_sampler)
             pass_over(units, resumed.samples if by_index else resumed.batches, resumed.digest)

@@ -37,6 +37,7 @@ class IterableDataset(Dataset[T_co]):
     """A stream of samples; subclasses define `__iter__`.
 
     With workers every worker iterates over its own copy: use `get_worker_info` to share the work.
+    Likewise every rank: `DistributedIterableDataset` gives each rank and worker its share.
     """
 
     def __iter__(self) -> Iterator[T_co]:

@@ -1,24 +1,22 @@
 """Which samples one of several ranks visits.
 
-Stage: a sampler. It is a pure function of (length, seed, epoch, rank, number of ranks) and knows
-ranks only as plain integers; `allgrad.ddp.DistributedSampler` fills them in.
+Stage: a sampler, a pure function of (length, seed, epoch, rank, number of ranks).
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
 
-from ...errors import DatasetError, OptionError
+from ...errors import DatasetError
 from .dataset import length_of
 from .sampler import Sampler
-from .streams import mix
+from .share import Share
 
 
-class DistributedSampler(Sampler[int]):
+class DistributedSampler(Share, Sampler[int]):
     """The share of one rank: every `num_replicas`-th sample of an order all ranks agree on.
 
     Differences from PyTorch: the epoch advances by itself at every `iter()`, so a forgotten
@@ -57,28 +55,15 @@ class DistributedSampler(Sampler[int]):
         drop_last: bool = False,
         pad: bool = True,
     ) -> None:
-        if num_replicas is None or rank is None:
-            ranks = importlib.import_module("allgrad.distributed")  # see there about doors
-            num_replicas = ranks.get_world_size() if num_replicas is None else num_replicas
-            rank = ranks.get_rank() if rank is None else rank
-        if num_replicas < 1 or not 0 <= rank < num_replicas:
-            raise OptionError(
-                f"DistributedSampler: expected 0 <= rank < num_replicas, came rank={rank}, "
-                f"num_replicas={num_replicas}"
-            )
+        self._set_share(num_replicas, rank, seed)
         self.dataset = dataset
-        self.num_replicas = num_replicas
-        self.rank = rank
         self.shuffle = shuffle
-        self.seed = seed
         self.drop_last = drop_last
         self.pad = pad and not drop_last
-        self.epoch = 0
-        self._start = 0
         length = length_of(dataset, "DistributedSampler")
-        if drop_last and length < num_replicas:
+        if drop_last and length < self.num_replicas:
             raise DatasetError(
-                f"DistributedSampler: {num_replicas} ranks share {length} samples with "
+                f"DistributedSampler: {self.num_replicas} ranks share {length} samples with "
                 "drop_last=True, so every rank would get none; use fewer ranks or drop_last=False"
             )
 
@@ -105,31 +90,15 @@ class DistributedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         indices = self.indices(self.epoch)
-        self.epoch += 1
-        self._start = 0
+        self.begin_epoch()
         return iter(indices.tolist())
 
     def indices(self, epoch: int) -> np.ndarray:
         """This rank's samples in that epoch: int64 (num_samples,). Changes nothing."""
-        length = len(self.dataset)
-        if self.shuffle:
-            order = np.random.Generator(np.random.Philox(mix(self.seed, epoch))).permutation(length)
-        else:
-            order = np.arange(length)
-        order = order[self._start :]
+        order = self._order(len(self.dataset), epoch, self.shuffle)[self._start :]
         if self.pad or self.drop_last:
             order = np.resize(order, self.total_size)  # repeats from the front, or cuts
         return order[self.rank :: self.num_replicas]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next `iter()`; not needed, it counts by itself."""
-        if epoch != self.epoch:
-            self._start = 0
-        self.epoch = epoch
-
-    def epoch_seed(self) -> int:
-        """A hash of seed and coming epoch, the same on all ranks; seeds the augmentation."""
-        return mix(self.seed, self.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next `iter()` depends on; plain numbers."""
@@ -140,15 +109,14 @@ class DistributedSampler(Sampler[int]):
             "num_replicas": self.num_replicas,
         }
 
-    def load_state_dict(self, state: dict[str, Any], samples: int = 0) -> None:
+    def load_state_dict(self, state: dict[str, Any], done: int = 0) -> None:
         """Return to the state that `state_dict` gave, on any number of ranks.
 
         Args:
             state: from `state_dict`.
-            samples: samples that each of the ``state["num_replicas"]`` ranks has finished since;
+            done: samples that each of the ``state["num_replicas"]`` ranks has finished since;
                 the coming epoch then holds only the samples that none of them has seen.
         """
         self.seed = state["seed"]
         self.epoch = state["epoch"]
-        done = state["start"] + samples * state["num_replicas"]
-        self._start = min(done, len(self.dataset))
+        self._start = min(state["start"] + done * state["num_replicas"], len(self.dataset))

@@ -18,7 +18,7 @@ import numpy as np
 
 from .collate import default_collate
 from .dataset import defines, is_batchable
-from .streams import BatchDraws, SampleDraws, mix, sample_keys, sample_stream
+from .streams import BatchDraws, SampleDraws, default_stream, mix, sample_keys, sample_stream
 
 _SHOWN_INDICES = 8
 
@@ -63,6 +63,7 @@ class Recipe:
         by_position: random numbers follow the position in the epoch, not the index: with
             replacement the same index must not get the same augmentation twice.
         epoch_seed: seed of this epoch.
+        stream_epoch: epoch of a stream that counts epochs; None: the stream does not.
         by_sample: whatever the user's code draws while it reads a sample follows the sample, too,
             not the batch.
     """
@@ -75,6 +76,7 @@ class Recipe:
     by_position: bool
     epoch_seed: int
     by_sample: bool = False
+    stream_epoch: int | None = None
 
 
 Streams = Callable[[int], AbstractContextManager[None]]
@@ -163,7 +165,7 @@ class _StreamFetcher:
         seed = mix(recipe.epoch_seed, task.number)
         with self._streams(seed), sample_stream(SampleDraws(seed)):
             if self._samples is None:
-                self._samples = iter(recipe.dataset)
+                self._samples = self._begin()
             if not recipe.batched:
                 for sample in self._samples:
                     return recipe.collate_fn(sample)
@@ -172,3 +174,12 @@ class _StreamFetcher:
             if not samples or (recipe.drop_last and len(samples) < task.indices):
                 raise EndOfStream
             return recipe.collate_fn(samples)
+
+    def _begin(self) -> Iterator[Any]:
+        recipe = self._recipe
+        if recipe.stream_epoch is None:
+            return iter(recipe.dataset)
+        # beside the user's thread only its own random sources may be touched
+        alone = self._streams is not default_stream
+        samples: Iterator[Any] = recipe.dataset.epoch_of(recipe.stream_epoch, alone)
+        return samples

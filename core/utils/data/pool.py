@@ -143,19 +143,20 @@ class WorkerPool:
     def start(self, recipe: Recipe) -> None:
         """Begin an epoch; abandons what is left of the one before."""
         self._run += 1
-        epoch_seed, recipe = recipe.epoch_seed, replace(recipe, epoch_seed=0)
+        epoch = recipe.epoch_seed, recipe.stream_epoch
+        recipe = replace(recipe, epoch_seed=0, stream_epoch=None)
         if not self._workers:
             packed, method = self._choose(recipe)
             needs_script = packed is not None and b"__main__" in packed.payload
             self._launch(method, recipe, _preparation(needs_script))
             self._reusable = method == "spawn" or self._persistent
-            self._broadcast(epoch_seed, True, packed)
+            self._broadcast(epoch, True, packed)
         elif self._persistent:
-            self._broadcast(epoch_seed, False, None)
+            self._broadcast(epoch, False, None)
         else:
             packed = pack((recipe, self._init_fn))
             unchanged = self._sent is not None and packed.equals(*self._sent)
-            self._broadcast(epoch_seed, True, None if unchanged else packed)
+            self._broadcast(epoch, True, None if unchanged else packed)
 
     @property
     def reusable(self) -> bool:
@@ -244,7 +245,9 @@ class WorkerPool:
         theirs.close()
         self._workers.append(_Worker(connection, pid, None))
 
-    def _broadcast(self, epoch_seed: int, fresh: bool, packed: Packed | None) -> None:
+    def _broadcast(
+        self, epoch: tuple[int, int | None], fresh: bool, packed: Packed | None
+    ) -> None:
         size, fd = 0, -1
         if packed is not None:
             memory = None
@@ -257,7 +260,7 @@ class WorkerPool:
         try:
             for worker in self._workers:
                 try:
-                    worker.connection.send(Start(self._run, epoch_seed, fresh, packed, size))
+                    worker.connection.send(Start(self._run, *epoch, fresh, packed, size))
                     if size:
                         reduction.send_handle(worker.connection, fd, worker.pid)
                 except OSError:

@@ -21,7 +21,7 @@ import contextlib
 import random as python_random
 import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -223,11 +223,17 @@ def all_streams(seed: int) -> Iterator[None]:
     Those two belong to the whole process, so this must not run beside the user's thread; where
     several ranks are threads of one process, their data sets take turns here.
     """
+    with _turn(), _all_streams(seed):
+        yield
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Within the block, no other thread uses the sources of the process this way."""
     while not _process_streams.acquire(timeout=0.01):
         moment("random streams")  # whoever has it may wait for its turn to run
     try:
-        with _all_streams(seed):
-            yield
+        yield
     finally:
         _process_streams.release()
 
@@ -244,3 +250,42 @@ def _all_streams(seed: int) -> Iterator[None]:
     finally:
         python_random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+class HeldStreams:
+    """All random sources, started at a seed and taken up again where they were left.
+
+    Every ``with`` block goes on where the last one ended, and leaves the sources outside as they
+    were. So code that runs piece by piece, such as a generator function, draws the same numbers
+    whatever is drawn in between.
+
+    Args:
+        seed: where all of them start.
+        draws_seed: where the draws of transforms start, see `current`.
+        process_wide: also hold `random` and `numpy.random`, which belong to the whole process; then
+            this must not run beside the user's thread, see `all_streams`.
+    """
+
+    def __init__(self, seed: int, draws_seed: int, process_wide: bool) -> None:
+        self._numbers, self._draws = new_stream(seed), SampleDraws(draws_seed)
+        self._process_wide = process_wide
+        self._python: Any = python_random.Random(seed).getstate()
+        self._numpy: Any = np.random.RandomState(seed & 0xFFFFFFFF).get_state()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Within the block, the sources are these."""
+        with use_stream(self._numbers), sample_stream(self._draws):
+            if not self._process_wide:
+                yield
+                return
+            with _turn():
+                outside = python_random.getstate(), np.random.get_state()
+                python_random.setstate(self._python)
+                np.random.set_state(self._numpy)
+                try:
+                    yield
+                finally:
+                    self._python, self._numpy = python_random.getstate(), np.random.get_state()
+                    python_random.setstate(outside[0])
+                    np.random.set_state(outside[1])

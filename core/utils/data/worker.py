@@ -31,7 +31,7 @@ class Start:
 
     Attributes:
         run: number of the epoch in the life of the pool; echoed in every reply.
-        epoch_seed: replaces the recipe's.
+        epoch_seed, stream_epoch: replace the recipe's.
         fresh: begin with a new copy of the data set and call the worker_init_fn.
         packed: pickle of (recipe, worker_init_fn); None if it is the one sent before, or if both
             came by fork.
@@ -40,6 +40,7 @@ class Start:
 
     run: int
     epoch_seed: int
+    stream_epoch: int | None
     fresh: bool
     packed: Packed | None
     size: int
@@ -171,7 +172,9 @@ class _Worker:
             if start.fresh and self._sent is not None:
                 self._recipe, self._init_fn = self._unpack_sent()
             assert self._recipe is not None
-            recipe = replace(self._recipe, epoch_seed=start.epoch_seed)
+            recipe = replace(
+                self._recipe, epoch_seed=start.epoch_seed, stream_epoch=start.stream_epoch
+            )
             self._fetch = make_fetcher(recipe, all_streams)
             seed = mix(start.epoch_seed, self._id) >> 1
             set_worker_info(WorkerInfo(self._id, self._count, seed, recipe.dataset))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,3 +41,13 @@ def get_worker_info() -> WorkerInfo | None:
 def set_worker_info(info: WorkerInfo) -> None:
     """Called once per epoch by the worker process itself."""
     _current.info = info
+
+
+@contextlib.contextmanager
+def acting_as(info: WorkerInfo | None) -> Iterator[None]:
+    """Within the block, `get_worker_info` of this thread says something else."""
+    before, _current.info = _current.info, info
+    try:
+        yield
+    finally:
+        _current.info = before

@@ -104,3 +104,25 @@ def double(samples: list[int]) -> list[int]:
 def shout(worker_id: int) -> None:
     """A worker_init_fn that fails."""
     raise ValueError(f"worker {worker_id} does not want to")
+
+
+class Shuffled(IterableDataset):
+    """0 .. n - 1 in an order that follows the random sources of the process, or one alone."""
+
+    def __init__(self, n: int, itself: bool = False, by: str = "all") -> None:
+        self.n, self.itself, self.by = n, itself, by
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        info = get_worker_info() if self.itself else None
+        order = default_generator().numpy.permutation(self.n).tolist()
+        if self.by == "all":
+            random.shuffle(order)
+        for position, sample in enumerate(order):
+            if info is None or position % info.num_workers == info.id:
+                yield sample
+            if self.by == "all" and position < self.n - 2:  # the rest is shuffled as it goes on
+                other = position + 1 + int(np.random.randint(self.n - 1 - position))
+                order[position + 1], order[other] = order[other], order[position + 1]

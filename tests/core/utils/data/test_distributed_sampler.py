@@ -102,7 +102,7 @@ def test_an_epoch_continues_on_another_number_of_ranks(
     rest = []
     for rank in range(new_ranks):
         sampler = DistributedSampler(range(length), new_ranks, rank, seed=77, pad=False)
-        sampler.load_state_dict(state, samples=done)
+        sampler.load_state_dict(state, done=done)
         share = list(sampler)
         rest += share
         assert sampler.epoch == 1

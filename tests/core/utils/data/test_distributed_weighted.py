@@ -35,7 +35,7 @@ def test_it_resumes_with_what_is_left_and_refuses_bad_weights() -> None:
     sampler = DistributedWeightedSampler([1, 2, 3, 4], 12, num_replicas=2, rank=1)
     whole = sampler.indices(0).tolist()
     other = DistributedWeightedSampler([1, 2, 3, 4], 12, num_replicas=2, rank=1)
-    other.load_state_dict(sampler.state_dict(), samples=2)
+    other.load_state_dict(sampler.state_dict(), done=2)
     assert list(other) == whole[2:]
     with pytest.raises(OptionError, match="finite and >= 0"):
         DistributedWeightedSampler([1, -1], num_replicas=1, rank=0)
