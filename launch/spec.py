@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from allgrad.launch.hosts import Host
+
 
 @dataclass(frozen=True)
 class MpiRuntime:
@@ -24,21 +26,28 @@ class MpiRuntime:
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """One job on this host, as the user asked for it.
+    """One job, as the user asked for it.
 
     Attributes:
-        nproc: number of ranks, at least 1.
+        nproc: number of ranks on all hosts together, at least 1.
         target: path of a script, or name of a module where ``module`` is true.
         args: arguments of the script.
         module: whether ``target`` is a module, as for ``python -m``.
         python: interpreter of the ranks.
         worker: path of ``worker.py``.
-        threads_per_rank: number of threads that OpenMP and BLAS use in each rank.
+        threads_per_rank: number of threads that OpenMP and BLAS use in each rank; 0: each host
+            divides its cores among its ranks.
         cores: number of cores that this process may use.
         bind: cores of each local rank; empty: ranks are not bound.
         env: additional variables of the ranks.
         mpi: the MPI to start with; None for one rank.
         root: whether the user is root, which Open MPI refuses unless told.
+        hosts: where the ranks go; empty: this host.
+        ranks_per_host: how many go to each of them, in blocks of neighbouring ranks.
+        remote_shell: program that runs a command on another host, in the manner of ssh; empty: the
+            launcher's own choice.
+        bind_cores: whether each host binds its ranks to cores of their own; ``bind`` is then empty.
+        pmi: how ``srun`` connects the ranks: "pmi2", "pmix" ...; empty: as Slurm is configured.
     """
 
     nproc: int
@@ -53,6 +62,17 @@ class LaunchSpec:
     env: tuple[tuple[str, str], ...] = ()
     mpi: MpiRuntime | None = None
     root: bool = False
+    hosts: tuple[Host, ...] = ()
+    ranks_per_host: tuple[int, ...] = ()
+    remote_shell: str = ""
+    bind_cores: bool = False
+    pmi: str = ""
+
+    @property
+    def used_hosts(self) -> tuple[tuple[Host, int], ...]:
+        """The hosts that get ranks, each with their number."""
+        pairs = zip(self.hosts, self.ranks_per_host, strict=True)
+        return tuple((host, ranks) for host, ranks in pairs if ranks > 0)
 
     def rank_argv(self) -> tuple[str, ...]:
         """Return the command of one rank."""

@@ -21,7 +21,13 @@ def rank_environment(
         rank_variable: in which the launcher gives each process its rank.
     """
     env = {"ALLGRAD_RANK_VARIABLE": rank_variable}
-    env |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads_per_rank))
+    if spec.threads_per_rank:
+        env |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads_per_rank))
+    if spec.hosts:
+        # By this, and what it finds on its host, the worker decides about threads and cores.
+        ranks = ",".join(str(ranks) for _, ranks in spec.used_hosts)
+        env["ALLGRAD_RANKS_PER_HOST"] = ranks
+        env["ALLGRAD_BIND_CORES"] = str(int(spec.bind_cores))
     if spec.bind:
         env["ALLGRAD_BIND"] = ";".join(",".join(map(str, cores)) for cores in spec.bind)
     # A crash inside a library (SIGSEGV) then shows the Python line that led there.
@@ -46,4 +52,5 @@ def stale_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
         for name in (*group, *family.node_rank, *family.node_count)
     }
     prefixes = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_", "HYDI_", "ALLGRAD_SUPERVIS", "ALLGRAD_BIND")
+    prefixes += ("ALLGRAD_RANKS_PER_HOST",)
     return tuple(sorted(name for name in environ if name in names or name.startswith(prefixes)))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from allgrad.launch.launchers import local, mpiexec
+from allgrad.launch.hosts import Host
+from allgrad.launch.launchers import local, mpiexec, srun
 from allgrad.launch.spec import LaunchSpec, MpiRuntime
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,6 +26,26 @@ TWO = LaunchSpec(
     mpi=MPICH,
 )
 ONE = dataclasses.replace(TWO, nproc=1, mpi=None)
+HOSTS = dataclasses.replace(
+    TWO,
+    nproc=4,
+    hosts=(Host("node1", 2), Host("node2", 2)),
+    ranks_per_host=(2, 2),
+    threads_per_rank=0,
+)
+UNEVEN = dataclasses.replace(
+    HOSTS,
+    nproc=5,
+    hosts=(Host("node1", 4), Host("node2", 4), Host("node3", 4)),
+    ranks_per_host=(4, 1, 0),
+)
+INSIDE_SBATCH = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_CPUS_PER_TASK": "3",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_EXPORT_ENV": "NONE",
+}
 INSIDE_ANOTHER_JOB = {
     "HOME": "/root",
     "PMI_RANK": "0",
@@ -54,6 +75,26 @@ CASES = {
         dataclasses.replace(TWO, mpi=OPENMPI, nproc=8, root=True, threads_per_rank=1),
         {},
     ),
+    "mpich_hosts": (mpiexec, HOSTS, {}),
+    "mpich_hosts_uneven": (
+        mpiexec,
+        dataclasses.replace(UNEVEN, remote_shell="/usr/bin/rsh", threads_per_rank=2),
+        {},
+    ),
+    "openmpi_hosts": (mpiexec, dataclasses.replace(HOSTS, mpi=OPENMPI, bind_cores=True), {}),
+    "openmpi_hosts_uneven": (
+        mpiexec,
+        dataclasses.replace(UNEVEN, mpi=OPENMPI, remote_shell="/usr/bin/rsh"),
+        {},
+    ),
+    "srun_mpich": (srun, dataclasses.replace(HOSTS, pmi="pmi2"), INSIDE_SBATCH),
+    "srun_openmpi_bound": (
+        srun,
+        dataclasses.replace(HOSTS, mpi=OPENMPI, pmi="pmix", bind_cores=True),
+        {"SLURM_JOB_ID": "7"},
+    ),
+    "srun_uneven": (srun, dataclasses.replace(UNEVEN, threads_per_rank=2), INSIDE_SBATCH),
+    "srun_one_host": (srun, dataclasses.replace(TWO, pmi="pmi2"), INSIDE_SBATCH),
 }
 
 
