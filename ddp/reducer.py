@@ -220,7 +220,7 @@ class Reducer:
             begin = perf_counter()
             self.gate.advance()
             self._progress()
-            self.timer.in_backward_s += perf_counter() - begin
+            self.timer.pushed(begin)
 
     def _after_node(self) -> None:
         if self._pending or self._header is not None:

@@ -72,6 +72,14 @@ class CommunicationTimer:
             names=bucket.names,
         )
 
+    def pushed(self, begin_s: float) -> None:
+        """This core has worked for communication, amid backward, since `begin_s`."""
+        now = perf_counter()
+        self.in_backward_s += now - begin_s
+        timeline = active()
+        if timeline is not None:
+            timeline.add("communication", "communication", begin_s, now)
+
     def end_step(self, begin_s: float) -> None:
         """A backward run has ended; since `begin_s` no gradient was left to compute."""
         now = perf_counter()

@@ -295,18 +295,24 @@ class Run:
 
 
 def _timed(process: Callable[[Op, Any], None], timeline: Timeline) -> Callable[[Op, Any], None]:
-    """`process` with an event per node, named after the op and the parameter that it used."""
+    """`process` with an event per node, named after the op and the first parameter that it used."""
     names = timeline.names
 
     def timed(node: Op, grad: Any) -> None:
         name = type(node).__name__
-        for parent in node.parents:
-            if parent is not None and parent.is_leaf_node and id(parent) in names:
-                name = f"{name} {names[id(parent)]}"
-                break
+        used = {
+            names[id(parent)]: [parent._array.nbytes, parent._array.dtype.name]
+            for parent in node.parents
+            if parent is not None and parent.is_leaf_node and id(parent) in names
+        }
+        if used:
+            name = f"{name} {next(iter(used))}"
         begin = timeline.begin(name)
         process(node, grad)
-        timeline.end(begin, name, "node")
+        if used:
+            timeline.end(begin, name, "node", parameters=used)
+        else:
+            timeline.end(begin, name, "node")
 
     return timed
 

@@ -45,6 +45,8 @@ class HierarchicalCommunicator(Communicator):
         hosts: the ranks of each host; each rank on one of them.
     """
 
+    has_wire = True
+
     def __init__(self, flat: Communicator, hosts: Sequence[Sequence[int]]) -> None:
         self.rank, self.size, self.name = flat.rank, flat.size, "hierarchical"
         self.timeout_s = flat.timeout_s

@@ -46,6 +46,8 @@ PRESETS: dict[str, tuple[float, float]] = {
     "25gbit": (25 * _GBIT, 20e-6),
     "100gbit": (100 * _GBIT, 10e-6),
     "infiniband": (200 * _GBIT, 2e-6),  # HDR
+    "infiniband-hdr": (200 * _GBIT, 2e-6),
+    "infiniband-ndr": (400 * _GBIT, 2e-6),
     "nvlink": (450e9, 2e-6),  # fourth generation, 18 links
 }
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(gbit|mbit|kbit|gb/s|mb/s|kb/s)")

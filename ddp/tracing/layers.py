@@ -55,7 +55,12 @@ def timed_forward(
     try:
         return call(*args, **kwargs)
     finally:
-        timeline.end(begin, "forward", "forward")
+        timeline.end(begin, "forward", "forward", buffer_bytes=_buffer_bytes(module))
+
+
+def _buffer_bytes(module: Module) -> int:
+    """Of all buffers, each rounded up to a cache line, as they travel."""
+    return sum(-(-buffer._array.nbytes // 64) * 64 for buffer in module.buffers())
 
 
 class _Layer:
