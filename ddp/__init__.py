@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         send,
     )
     from allgrad.ddp.metrics import check_finite, reduce_sum
+    from allgrad.ddp.model_averaging import PostLocalSGDOptimizer
     from allgrad.ddp.objects import (
         all_gather_object,
         broadcast_object,
@@ -135,6 +136,7 @@ _HOMES = {
     "graceful_exit": "graceful",
     "check_finite": "metrics",
     "reduce_sum": "metrics",
+    "PostLocalSGDOptimizer": "model_averaging",
     "ProcessGroup": "process_group",
     "destroy_process_group": "process_group",
     "get_backend": "process_group",
@@ -212,6 +214,7 @@ __all__ = [
     "GroupMember",
     "Join",
     "P2POp",
+    "PostLocalSGDOptimizer",
     "ProcessGroup",
     "ReduceOp",
     "Schedule",

@@ -14,9 +14,9 @@ from allgrad import Tensor
 from allgrad.autograd import is_grad_enabled
 from allgrad.backend.threads import pin_threads
 from allgrad.ddp.buffers import BufferSync
-from allgrad.ddp.comm_hooks.debugging_hooks import noop_hook
 from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
+from allgrad.ddp.logging_data import logging_data
 from allgrad.ddp.model_check import Watch, check_same_model, take_from
 from allgrad.ddp.options import CHECK_EVERY, Options
 from allgrad.ddp.plan import default_cap
@@ -161,13 +161,11 @@ class DistributedDataParallel(Module):
         self.logical: LogicalShards | None = None
         watch = Watch(module)
         _check_trainable(self.process_group, watch.trainable)
-        if self.process_group.size == 1 and logical_shards is None:
-            return
         total = sum(p._array.nbytes for _, p in watch.trainable)
         cap = default_cap(total, self.process_group.communicator.has_wire)
         if bucket_cap_mb is not None:
             cap = int(bucket_cap_mb * (1 << 20))
-        options = Options(
+        self._options = options = Options(
             as_view=gradient_as_bucket_view,
             cap_bytes=cap,
             unused=unused_parameters,
@@ -179,6 +177,8 @@ class DistributedDataParallel(Module):
             threads_per_shard=threads_per_shard,
             check_every=check_replicas_every,
         )
+        if self.process_group.size == 1 and logical_shards is None:
+            return
         if logical_shards is not None:
             check_logical(self.process_group.communicator, module, options)
             pin_threads(threads_per_shard)
@@ -360,7 +360,7 @@ class DistributedDataParallel(Module):
                 f"{self.process_group.where} register_comm_hook was called before; one hook "
                 "per model"
             )
-        if hook is noop_hook:  # its ranks are meant to differ
+        if getattr(hook, "replicas_differ", False):
             reducer.check_every = 0
         reducer.reduction = HookReduction(self.process_group.communicator, state, hook)
 
@@ -428,6 +428,14 @@ class DistributedDataParallel(Module):
         if reset:
             timer.reset()
         return report
+
+    def _get_ddp_logging_data(self) -> dict[str, Any]:
+        """What PyTorch's method of this name tells, and with its names; ranks may differ.
+
+        Sizes are bytes, times nanoseconds per synchronised step. Times of forward and backward are
+        not among them: `--trace` measures those.
+        """
+        return logging_data(self)
 
 
 def _check_trainable(group: ProcessGroup, trainable: Sequence[tuple[str, Tensor]]) -> None:

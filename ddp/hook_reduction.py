@@ -28,20 +28,23 @@ class HookReduction(Reduction):
         hook: called as ``hook(state, bucket)`` with a `GradBucket`; the values of its buffer are
             this rank's gradients. It returns a future of the mean, a tensor or array with as many
             elements as the buffer, or the buffer itself, changed in place.
+
+    Attributes:
+        name: of the hook, for messages.
     """
 
     def __init__(self, communicator: Communicator, state: Any, hook: CommHook) -> None:
         self._communicator, self._state, self._hook = communicator, state, hook
+        self.name: str = getattr(hook, "__name__", repr(hook))
 
     def reduce(self, bucket: Bucket) -> Work:
         from allgrad.ddp.comm_hooks.bucket import GradBucket  # noqa: PLC0415 - hooks are optional
 
         future = self._hook(self._state, GradBucket(bucket))
         if not hasattr(future, "wait"):
-            name = getattr(self._hook, "__name__", repr(self._hook))
             raise DistributedError(
-                f"{self._communicator.where} the communication hook {name} must return a Future, "
-                f"came {type(future).__name__}; return the future of the collective, or "
+                f"{self._communicator.where} the communication hook {self.name} must return a "
+                f"Future, came {type(future).__name__}; return the future of the collective, or "
                 "future.then(function)"
             )
         return _HookWork(self._communicator, bucket, future)

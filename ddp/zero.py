@@ -45,7 +45,9 @@ class ZeroRedundancyOptimizer(Optimizer):
     The memory for state falls as 1 / ranks; results are those of the plain optimizer, the same bits
     where it treats every element alike (`SGD`, `Adam` and their kind). By itself it steps from the
     gradients that `DistributedDataParallel` has averaged on all ranks. After `attach` every
-    rank receives the mean of its own part only (reduce-scatter instead of all-reduce).
+    rank receives the mean of its own part only (reduce-scatter instead of all-reduce). All ranks
+    must make every step: a rank that runs out of batches while others train is an error on all
+    ranks.
 
     Args:
         params: as for the optimizer; the same order on all ranks.

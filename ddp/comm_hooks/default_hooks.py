@@ -94,6 +94,7 @@ def _wrapper(hook: Hook, dtype: np.dtype) -> Hook:
 
         return hook(state, _Narrowed(bucket, dtype)).then(decompress)
 
+    wrapped.replicas_differ = getattr(hook, "replicas_differ", False)  # type: ignore[attr-defined]
     return wrapped
 
 

@@ -191,6 +191,28 @@ def _buckets(evidence: Evidence) -> Cause | None:
     )
 
 
+_HEADERS = ("step header", "what each rank does")
+# notes of collectives that belong to every step and that no rank can serve for want of a batch
+_IN_EVERY_STEP = ("SyncBatchNorm", "ZeroRedundancyOptimizer", "ModelAverager")
+
+
+def _uneven(evidence: Evidence) -> Cause | None:
+    """One side is in a step that the other does not make."""
+    a, b = evidence.a, evidence.b
+    if a is None or b is None:
+        return None
+    for there, other, absent in ((a, b, evidence.usual), (b, a, evidence.odd)):
+        part = next((part for part in _IN_EVERY_STEP if there.note.endswith(part)), None)
+        if part is not None and other.note in _HEADERS:
+            return Cause(
+                f"{names(absent)} had fewer batches, or left a step out. {part} needs all ranks in "
+                "every step, so nobody can serve the steps of others there",
+                "give all ranks the same number of batches: DistributedSampler with its defaults, "
+                "or drop_last=True",
+            )
+    return None
+
+
 def _internal(evidence: Evidence) -> Cause | None:
     a, b = evidence.a, evidence.b
     if a is None or b is None or bool(a.note) == bool(b.note):
@@ -379,7 +401,7 @@ def _silent(evidence: Evidence) -> Cause | None:
 
 
 _MISMATCH_RULES: tuple[Rule, ...] = (
-    _buckets, _internal, _root, _skipped, _shifted, _operation, _dtype, _size, _branch,
+    _buckets, _uneven, _internal, _root, _skipped, _shifted, _operation, _dtype, _size, _branch,
 )  # fmt: skip
 _ABSENT_RULES: tuple[Rule, ...] = (_left, _gone, _stopped, _busy, _silent)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import debugging_hooks, default_hooks, powerSGD_hook
+from . import debugging_hooks, default_hooks, post_localSGD_hook, powerSGD_hook
 
-__all__ = ["debugging_hooks", "default_hooks", "powerSGD_hook"]
+__all__ = ["debugging_hooks", "default_hooks", "post_localSGD_hook", "powerSGD_hook"]

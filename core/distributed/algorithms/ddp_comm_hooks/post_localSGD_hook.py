@@ -1,0 +1,12 @@
+"""PyTorch's name: a door to `allgrad.ddp.comm_hooks.post_localSGD_hook`."""  # noqa: N999
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("allgrad.ddp.comm_hooks.post_localSGD_hook"), name)

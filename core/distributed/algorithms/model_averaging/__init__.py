@@ -1,0 +1,1 @@
+"""The names of ``torch.distributed.algorithms.model_averaging``."""
