@@ -8,7 +8,9 @@ Note [Hierarchical all-reduce]
     streams side by side, and each writes its result to all ranks of its host. So between hosts
     travels one array per host instead of one per rank. Each of the three stages has a communicator
     of its own, in which operations keep the order in which the all-reduces were issued: so they may
-    be under way at once, whatever arrives first. Everything else goes by `flat`, over all ranks.
+    be under way at once, whatever arrives first. Sums over a tree (reproducible mode) take the same
+    way where the shards of each host make up a node of the tree, so that a host can add up its own
+    without a look at the others'. Everything else goes by `flat`, over all ranks.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allgrad.ddp.communicators.base import (
+    COMPLETED,
     Array,
     Communicator,
     ReduceOp,
@@ -31,6 +34,7 @@ from allgrad.ddp.communicators.base import (
     check_reduction,
     scale_to_mean,
 )
+from allgrad.ddp.communicators.tree import TreeSum, nodes_of, shards_of, steps_within
 
 _POLL_S, _SPIN_S, _SLEEP_S = 1.0, 2e-3, 1e-4
 
@@ -60,6 +64,8 @@ class HierarchicalCommunicator(Communicator):
         assert back is not None
         self.inner, self.back, self.outer = inner, back, flat.split(across)
         self._queue: deque[_HierarchicalWork] = deque()
+        self._hosts = [list(host) for host in hosts]
+        self._trees: dict[TreeSum, tuple[TreeSum, TreeSum] | None] = {}
 
     @property
     def parts(self) -> list[Communicator]:
@@ -74,9 +80,63 @@ class HierarchicalCommunicator(Communicator):
     ) -> Work:
         check_array(self, "all_reduce", array, in_place=True)
         op = check_reduction(self, array, op)
+        wire = ReduceOp.SUM if op is ReduceOp.AVG else op
+        flat = array.reshape(-1)
+        shares = self._shares(flat)
+
+        def between(mine: Array) -> Work:
+            assert self.outer is not None
+            return self.outer.all_reduce(mine, wire, async_op=True)
+
+        return self._issue(
+            lambda: self.inner.reduce_parts(flat, shares, wire, async_op=True),
+            between,
+            _Parts(flat, shares, op is ReduceOp.AVG),
+            async_op,
+        )
+
+    def reduce_tree(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> Work:
+        if tree not in self._trees:
+            self._trees[tree] = trees_of_hosts(tree, self._hosts, self.rank)
+        trees = self._trees[tree]
+        if trees is None:
+            for part in self.parts:
+                part.note, part.step = self.note, self.step
+            return _FlatWork(self, self.flat.reduce_tree(tree, array, others, mean))
+        inside, outside = trees
+
+        def between(mine: Array) -> Work:
+            assert self.outer is not None
+            return self.outer.reduce_tree(outside, mine, [], mean) if mine.size else COMPLETED
+
+        return self._issue(
+            lambda: self.inner.reduce_tree(
+                inside, array, others[: max(inside.counts) - 1], mean=False
+            ),
+            between,
+            _Parts(array, self._shares(array), False),
+            True,
+        )
+
+    def _shares(self, flat: Array) -> list[tuple[tuple[int, int], ...]]:
+        """Which elements each rank of this host sees to; see Note [Hierarchical all-reduce]."""
+        line = max(1, 64 // flat.itemsize)
+        cuts = [flat.size * k // self.streams // line * line for k in range(self.streams)]
+        shares: list[tuple[tuple[int, int], ...]] = [
+            ((low, high),) for low, high in itertools.pairwise([*cuts, flat.size])
+        ]
+        return shares + [()] * (self.inner.size - self.streams)
+
+    def _issue(
+        self,
+        inside: Callable[[], Work],
+        between: Callable[[Array], Work],
+        parts: _Parts,
+        async_op: bool,
+    ) -> Work:
         for part in self.parts:
             part.note, part.step = self.note, self.step
-        work = _HierarchicalWork(self, array.reshape(-1), op)
+        work = _HierarchicalWork(self, parts, inside(), between)
         self._queue.append(work)
         self.progress()
         if not async_op:
@@ -166,27 +226,84 @@ class HierarchicalCommunicator(Communicator):
 _INSIDE, _BETWEEN, _BACK, _DONE = range(4)  # stages
 
 
-class _HierarchicalWork:
-    """One all-reduce on its way through the stages."""
+def trees_of_hosts(
+    tree: TreeSum, hosts: Sequence[Sequence[int]], rank: int
+) -> tuple[TreeSum, TreeSum] | None:
+    """The same sum in two steps: over the ranks of this rank's host, then over the hosts.
 
-    def __init__(self, c: HierarchicalCommunicator, flat: Array, op: ReduceOp) -> None:
-        self._c, self._array, self._op = c, flat, op
+    Args:
+        tree: over all ranks.
+        hosts: the ranks of each host.
+        rank: on one of them.
+
+    Returns:
+        None where the shards of some host do not make up one node of the tree, or the hosts are
+        not in the order of their ranks: then a host cannot add up its own alone.
+
+    Example:
+        >>> inside, outside = trees_of_hosts(TreeSum.of(4, 8), [[0, 1], [2, 3]], rank=3)
+        >>> inside.counts, outside.counts, outside.shards
+        ((1, 1), (1, 1), 8)
+        >>> trees_of_hosts(TreeSum.of(3, 6), [[0, 2], [1]], rank=0) is None
+        True
+    """
+    if [r for host in hosts for r in host] != list(range(tree.size)):
+        return None
+    whole = []
+    for host in hosts:
+        shards = [shards_of(r, tree.size, tree.shards) for r in (host[0], host[-1])]
+        whole.append(nodes_of(range(shards[0].start, shards[1].stop), tree.shards))
+    if any(len(nodes) > 1 for nodes in whole):
+        return None
+    tops = tuple(nodes[0] for nodes in whole)
+    mine = next(number for number, host in enumerate(hosts) if rank in host)
+    held = [nodes_of(shards_of(r, tree.size, tree.shards), tree.shards) for r in hosts[mine]]
+    low, high = tops[mine]
+    inside = TreeSum(
+        len(held),
+        high - low,
+        tuple(len(nodes) for nodes in held),
+        steps_within((low, high), tuple(node for nodes in held for node in nodes)),
+    )
+    steps = steps_within((0, tree.shards), tops)
+    return inside, TreeSum(len(hosts), tree.shards, (1,) * len(hosts), steps)
+
+
+class _Parts(NamedTuple):
+    """The array of an all-reduce, and who sees to which of its elements.
+
+    Attributes:
+        array: one-dimensional.
+        shares: per rank of this host, stretches of elements; one or none.
+        mean: whether the sum is to be divided by the number of ranks.
+    """
+
+    array: Array
+    shares: list[tuple[tuple[int, int], ...]]
+    mean: bool
+
+
+class _HierarchicalWork:
+    """One all-reduce on its way through the stages.
+
+    Args:
+        c: the communicator.
+        parts: of the array.
+        inside: the work of the first stage.
+        between: starts the second one on this rank's share.
+    """
+
+    def __init__(
+        self, c: HierarchicalCommunicator, parts: _Parts, inside: Work,
+        between: Callable[[Array], Work],
+    ) -> None:  # fmt: skip
+        self._c, self._parts, self._array, self._between = c, parts, parts.array, between
         self.stage = _INSIDE
-        line = max(1, 64 // flat.itemsize)
-        cuts = [flat.size * k // c.streams // line * line for k in range(c.streams)] + [flat.size]
-        idle = [()] * (c.inner.size - c.streams)
-        shares: list[tuple[tuple[int, int], ...]] = [
-            *(((low, high),) for low, high in itertools.pairwise(cuts)),
-            *idle,
-        ]
-        self._shares = shares
-        number = c.inner.rank
-        low, high = shares[number][0] if number < c.streams else (0, 0)
-        self._mine = flat[low:high]
-        self._low, self._high = low, high
-        self._wire = ReduceOp.SUM if op is ReduceOp.AVG else op
+        mine = parts.shares[c.inner.rank]
+        self._low, self._high = mine[0] if mine else (0, 0)
+        self._mine = self._array[self._low : self._high]
         self._gathered: Array | None = None
-        self._work: Work = c.inner.reduce_parts(flat, shares, self._wire, async_op=True)
+        self._work: Work = inside
 
     def push_on(self, ahead: int) -> None:
         """Go on as far as possible without overtaking a work that has come to stage `ahead`."""
@@ -203,13 +320,13 @@ class _HierarchicalWork:
         self.stage += 1
         if self.stage == _BETWEEN:
             if c.outer is not None:
-                self._work = c.outer.all_reduce(self._mine, self._wire, async_op=True)
+                self._work = self._between(self._mine)
         elif self.stage == _BACK:
-            if self._op is ReduceOp.AVG:
+            if self._parts.mean:
                 scale_to_mean(self._mine, c.size)
             self._give_back()
         elif self._gathered is not None:
-            for row, share in zip(self._gathered, self._shares, strict=True):
+            for row, share in zip(self._gathered, self._parts.shares, strict=True):
                 for low, high in share:
                     self._array[low:high] = row[: high - low]
 
@@ -225,7 +342,8 @@ class _HierarchicalWork:
             # all have read what they needed; once all have come here, all is written
             self._work = c.back.barrier(async_op=True)
             return
-        width = max((high - low for share in self._shares for low, high in share), default=0)
+        shares = self._parts.shares
+        width = max((high - low for share in shares for low, high in share), default=0)
         row = np.zeros(width, self._array.dtype)
         row[: self._mine.size] = self._mine
         self._gathered = np.empty((c.inner.size, width), row.dtype)

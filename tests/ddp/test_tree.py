@@ -11,6 +11,7 @@ import pytest
 
 from allgrad import ddp
 from allgrad.ddp.communicators.base import Communicator
+from allgrad.ddp.communicators.hierarchical import HierarchicalCommunicator, trees_of_hosts
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.tree import (
     TreeSum,
@@ -131,6 +132,40 @@ def test_half_precision_and_the_local_communicator() -> None:
         assert ddp.run_ranks(body, 3) == [wanted] * 3
 
 
+@pytest.mark.parametrize(
+    ("hosts", "shards", "by_hosts"),
+    [
+        ([[0, 1], [2, 3]], 8, True),
+        ([[0, 1], [2, 3]], 4, True),
+        ([[0, 1, 2], [3, 4]], 8, False),  # five ranks own 2, 2, 2, 1, 1 shards
+        ([[0, 1], [2]], 3, True),
+        ([[0, 1], [2]], 11, True),  # 4, 4, 3: a rank with several nodes
+        ([[0, 2], [1, 3]], 8, False),  # dealt in turns
+    ],
+)
+@pytest.mark.parametrize("window", [True, False])
+def test_hosts_that_add_up_inside_first(
+    hosts: list[list[int]], shards: int, by_hosts: bool, window: bool
+) -> None:
+    def body() -> list[bytes]:
+        ddp.init_process_group(timeout=20)
+        flat = ddp.process_group.default_group().communicator
+        communicator = HierarchicalCommunicator(flat, hosts)
+        tree = TreeSum.of(communicator.size, shards)
+        assert (trees_of_hosts(tree, hosts, flat.rank) is not None) == by_hosts
+        # an all-reduce under way before and after takes the same stages
+        works = [communicator.all_reduce(np.ones(100), async_op=True) for _ in range(2)]
+        results = [reduce_on(communicator, shards, n, window=window) for n in (1, 5, 70_001)]
+        for work in works:
+            work.wait()
+        return results
+
+    size = sum(map(len, hosts))
+    wanted = [expected(shards, count) for count in (1, 5, 70_001)]
+    for got in ddp.run_ranks(body, size):
+        assert got == wanted
+
+
 MPI_SCRIPT = """
     import hashlib, sys
     sys.path.insert(0, sys.argv[1])
@@ -142,6 +177,13 @@ MPI_SCRIPT = """
     communicator = ddp.process_group.default_group().communicator
     for shards, count in ((8, 1), (8, 100), (11, 1_000_003)):
         assert reduce_on(communicator, shards, count) == expected(shards, count), (shards, count)
+
+    from allgrad.ddp.communicators.hierarchical import HierarchicalCommunicator
+    hosts = [[0, 1], [2]]
+    pretended = HierarchicalCommunicator(communicator.split([0, 1, 2]), hosts)
+    for shards, count in ((3, 100), (11, 300_003)):
+        assert reduce_on(pretended, shards, count) == expected(shards, count), (shards, count)
+    pretended.close()
 
     # many under way at once, ended in another order than begun
     import numpy as np
