@@ -133,6 +133,11 @@ class Hosts:
                     _run(*tc, "add", "dev", device, "root", "tbf", "rate", rate, "burst", _BURST,
                          "latency", "20ms")  # fmt: skip
 
+    def plug(self, host: int, connected: bool) -> None:
+        """Take the cable of a host out, or put it in again."""
+        state = "up" if connected else "down"
+        _ip("-n", f"{self._prefix}s", "link", "set", f"p{host}", state)
+
     def command(self, host: int, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` on a host."""
         assert self._folder is not None
@@ -156,6 +161,10 @@ class Hosts:
         ranks = ["-ppn", str(ranks_per_host), "-n", str(self.count * ranks_per_host)]
         return self.command(0, [mpiexec, *launcher, "-hosts", names, *ranks, *argv])
 
+    def processes(self, host: int) -> list[int]:
+        """The numbers of the processes on a host."""
+        return _processes(self._namespace(host))
+
     def close(self) -> None:
         """End the processes on the hosts and remove the hosts. Idempotent."""
         for name in self._made:
@@ -168,12 +177,16 @@ class Hosts:
             self._folder = None
 
 
+def _processes(namespace: str) -> list[int]:
+    done = subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in done.stdout.split()]
+
+
 def _end_processes(namespace: str) -> None:
     for _ in range(50):
-        done = subprocess.run(
-            ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
-        )
-        pids = [int(pid) for pid in done.stdout.split()]
+        pids = _processes(namespace)
         if not pids:
             return
         for pid in pids:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = 2 << 20
 _UNDER_WAY = 4  # pieces of one collective that are started at a time
 _SPIN_S, _SLEEP_S = 2e-3, 1e-4
+_ABORT_S = 1.0
 
 _MPI_OP = {
     ReduceOp.SUM: MPI.SUM,
@@ -77,6 +78,15 @@ def world(timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[MPI.Intracomm, bool]:
     """A private copy of MPI_COMM_WORLD, and whether all its ranks are on one host."""
     comm = MPI.COMM_WORLD.Dup()
     return comm, is_one_host(comm)
+
+
+def end_all(code: int) -> None:
+    """End all ranks of the job, this one too."""
+    MPI.COMM_WORLD.Abort(code)
+    # MPICH's returns: its launcher ends us, unless the network between us and it is gone. A normal
+    # end would then wait for the launcher for ever.
+    time.sleep(_ABORT_S)
+    os._exit(code)
 
 
 def library() -> str:
@@ -254,7 +264,7 @@ class MpiCommunicator(Communicator):
                 self._inquiry.leave()
 
     def abort(self, code: int) -> None:
-        MPI.COMM_WORLD.Abort(code)
+        end_all(code)
 
     def close(self) -> None:
         if not self._closed:

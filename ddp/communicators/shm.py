@@ -16,7 +16,7 @@ import numpy as np
 
 from allgrad.ddp.communicators.base import ALIGNMENT_BYTES, DEFAULT_TIMEOUT_S, Communicator
 from allgrad.ddp.communicators.memory import Bytes
-from allgrad.ddp.communicators.mpi import MPI, split_off
+from allgrad.ddp.communicators.mpi import MPI, end_all, split_off
 from allgrad.ddp.communicators.shared import SharedMemoryCommunicator
 from allgrad.ddp.diagnosis.forked import mark_in_children
 from allgrad.ddp.diagnosis.process import Identity, identity
@@ -104,7 +104,7 @@ class _WindowMemory:
         return self._processes[rank]
 
     def abort(self, code: int) -> None:
-        MPI.COMM_WORLD.Abort(code)
+        end_all(code)
 
     def close(self) -> None:
         self._comm.Free()

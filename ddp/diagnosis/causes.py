@@ -392,6 +392,19 @@ def _busy(evidence: Evidence) -> Cause | None:
     return None
 
 
+def _unreachable(evidence: Evidence) -> Cause | None:
+    """On another host, where not even its watch thread answers."""
+    silent = [r for r in evidence.odd if evidence.statements[r].state == "silent"]
+    if not silent or any(evidence.statements[rank].calls for rank in silent):
+        return None
+    return Cause(
+        f"the host of {names(silent)}, or the network between it and the others, is gone; or a "
+        "call holds up the whole process there",
+        "look whether the host runs and can be reached (ping, cables, its log); start again "
+        "without it, or let `allgrad run --max-restarts` do so",
+    )
+
+
 def _silent(evidence: Evidence) -> Cause | None:
     return Cause(
         f"{evidence.odd_name} is stuck, slower than the time-out, or gone another way",
@@ -403,7 +416,7 @@ def _silent(evidence: Evidence) -> Cause | None:
 _MISMATCH_RULES: tuple[Rule, ...] = (
     _buckets, _uneven, _internal, _root, _skipped, _shifted, _operation, _dtype, _size, _branch,
 )  # fmt: skip
-_ABSENT_RULES: tuple[Rule, ...] = (_left, _gone, _stopped, _busy, _silent)
+_ABSENT_RULES: tuple[Rule, ...] = (_left, _gone, _stopped, _busy, _unreachable, _silent)
 
 
 def likely_cause(finding: Finding, statements: Mapping[int, Statement]) -> Cause:

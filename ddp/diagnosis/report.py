@@ -112,6 +112,8 @@ def _absent(statement: Statement) -> tuple[str, ...]:
     before = f"its last collective was {call_words(last)}" if last else "it has made no collective"
     if statement.state == "ended":
         return (f"has ended; {before}",)
+    if statement.state == "silent" and last is None:
+        return (f"does not answer: {statement.detail}",)  # who has said nothing is not known
     if statement.state in ("gone", "stopped", "silent"):
         return (f"does not answer: {statement.detail}; {before}",)
     if statement.state == "waits" and last is not None:
