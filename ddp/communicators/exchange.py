@@ -1,7 +1,7 @@
 """Collectives in which ranks send to single ranks, over shared memory.
 
 Stage of the flow: a part of the shared-memory communicator. May import: numpy, `base`,
-`operations`, `mailbox`.
+`arguments`, `operations`, `mailbox`.
 
 A gather, scatter or all_to_all is one operation without data on the board, so that it has its place
 in the order of collectives and a different call elsewhere is named, and messages beside it.
@@ -12,21 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from allgrad.ddp.communicators import mailbox
+from allgrad.ddp.communicators import arguments, mailbox
 from allgrad.ddp.communicators import operations as ops
-from allgrad.ddp.communicators.base import (
-    Array,
-    ReduceOp,
-    Work,
-    check_array,
-    check_exchange,
-    check_gathered,
-    check_peer,
-    check_reduction,
-    check_root,
-    check_root_array,
-    check_scattered,
-)
+from allgrad.ddp.communicators.base import Array, ReduceOp, Work, check_exchange
 
 if TYPE_CHECKING:
     from allgrad.ddp.communicators.shared import SharedMemoryCommunicator
@@ -38,9 +26,7 @@ def reduce(
     c: SharedMemoryCommunicator, array: Array, root: int, op: ReduceOp | str, async_op: bool
 ) -> Work:
     """See `Communicator.reduce`."""
-    check_array(c, "reduce", array, in_place=True)
-    check_root(c, root)
-    op = check_reduction(c, array, op)
+    op = arguments.of_reduce(c, array, root, op)
     signature = ops.encode_signature("reduce", array.nbytes, array.dtype.char, op, root)
     flat, step = array.reshape(-1), _PIECE_BYTES // array.itemsize
     mine = root == c.rank
@@ -55,12 +41,9 @@ def gather(
     c: SharedMemoryCommunicator, array: Array, out: Array | None, root: int, async_op: bool
 ) -> Work:
     """See `Communicator.gather`."""
-    check_root(c, root)
-    if root != c.rank:
-        check_array(c, "gather", array)
+    rows = arguments.of_gather(c, array, out, root)
+    if rows is None:
         return _exchange(c, "gather", array.nbytes, root, [(root, array)], [], async_op)
-    rows = check_root_array(c, "gather", out)
-    check_gathered(c, "gather", rows, array)
     rows[root] = array
     receives = [(i, rows[i : i + 1]) for i in range(c.size) if i != root]
     return _exchange(c, "gather", array.nbytes, root, [], receives, async_op)
@@ -70,12 +53,9 @@ def scatter(
     c: SharedMemoryCommunicator, out: Array, rows: Array | None, root: int, async_op: bool
 ) -> Work:
     """See `Communicator.scatter`."""
-    check_root(c, root)
-    if root != c.rank:
-        check_array(c, "scatter", out, in_place=True)
+    table = arguments.of_scatter(c, out, rows, root)
+    if table is None:
         return _exchange(c, "scatter", out.nbytes, root, [], [(root, out)], async_op)
-    table = check_root_array(c, "scatter", rows)
-    check_scattered(c, "scatter", out, table)
     out[...] = table[root]
     sends = [(i, table[i : i + 1]) for i in range(c.size) if i != root]
     return _exchange(c, "scatter", out.nbytes, root, sends, [], async_op)
@@ -95,16 +75,14 @@ def all_to_all(
 
 def isend(c: SharedMemoryCommunicator, array: Array, peer: int, tag: int) -> Work:
     """See `Communicator.isend`."""
-    check_array(c, "send", array)
-    check_peer(c, "send", peer, tag)
+    arguments.of_message(c, "send", array, peer, tag)
     c._check_open("send")
     return c._mailbox.send(array, peer, tag)
 
 
 def irecv(c: SharedMemoryCommunicator, array: Array, peer: int | None, tag: int) -> Work:
     """See `Communicator.irecv`."""
-    check_array(c, "recv", array, in_place=True)
-    check_peer(c, "recv", peer, tag)
+    arguments.of_message(c, "recv", array, peer, tag)
     c._check_open("recv")
     return c._mailbox.receive(array, peer, tag)
 

@@ -21,18 +21,41 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from allgrad.ddp.communicators.base import Array, Communicator, MessageError
-from allgrad.errors import ShapeError
+from allgrad.ddp.communicators import message_errors
+from allgrad.ddp.communicators.base import Array
+from allgrad.ddp.diagnosis.flight import FlightRecorder
 
 USER, COLLECTIVE = 0, 1  # contexts
 _HEADER_BYTES = 32  # number of bytes, tag, context; messages start at multiples of it
 _HEAD, _TAIL, _RING = 0, 64, 128  # places in a channel; the counts lie on cache lines of their own
 _INBOX_BYTES = 4 << 20
 _LEAST_BYTES, _MOST_BYTES = 16 << 10, 256 << 10
+_LOOK_S = 0.25  # between two looks whether the other side's process lives
 
 
 class _Board(Protocol):
     def has_left(self, rank: int) -> bool: ...
+
+
+class Owner(Protocol):
+    """What a mailbox needs of its communicator."""
+
+    rank: int
+    size: int
+    timeout_s: float
+    flight: FlightRecorder | None
+
+    @property
+    def where(self) -> str: ...
+
+    def progress(self) -> None:
+        """Do all that can be done without waiting, messages included."""
+
+    def check_failure(self) -> None:
+        """Raise the error that another rank has raised for all."""
+
+    def dead(self, ranks: Sequence[int]) -> list[int]:
+        """Those of the ranks whose processes have died, as far as can be seen."""
 
 
 class Message:
@@ -70,11 +93,8 @@ class Message:
             raise self.error
 
     def __str__(self) -> str:
-        what = "send" if self.sends else "receive"
-        where = "any rank" if self.peer is None else f"rank {self.peer}"
-        tag = f", tag {self.tag}" if self.context == USER else ", in a collective"
-        way = "to" if self.sends else "from"
-        return f"{what} of {self.data.size} bytes {way} {where}{tag}"
+        tag = self.tag if self.context == USER else None
+        return message_errors.words(self.sends, self.data.size, self.peer, tag)
 
 
 class _Incoming:
@@ -98,24 +118,21 @@ class _Incoming:
             return
         if self.buffer is None:
             self.buffer = np.empty(self.size, np.uint8)
-        receive.error = ShapeError(
-            f"{where} receive from rank {source}, tag {self.tag}: expected {receive.data.size} "
-            f"bytes, came {self.size}; sender and receiver need tensors of one size and dtype"
-        )
+        receive.error = message_errors.misfit(where, source, self.tag, receive.data.size, self.size)
 
 
 class Mailbox:
     """All channels of one rank. See Note [Mailboxes].
 
     Args:
-        owner: the communicator; its ``_progress`` calls `push_on`.
+        owner: the communicator; its `progress` calls `push_on`.
         memory: fence, notify, ticket, pause and now, as in `SharedMemory`.
         board: says who has left.
         inboxes: one zeroed uint8 array of `inbox_bytes(size)` per rank, in shared memory.
     """
 
     def __init__(
-        self, owner: Communicator, memory: Any, board: _Board, inboxes: list[NDArray[np.uint8]]
+        self, owner: Owner, memory: Any, board: _Board, inboxes: list[NDArray[np.uint8]]
     ) -> None:
         self._owner, self._memory, self._board = owner, memory, board
         size, rank = owner.size, owner.rank
@@ -280,54 +297,70 @@ class Mailbox:
         """Block until the message is done.
 
         Raises:
-            MessageError: the other rank has ended, failed, or not come within the time-out.
+            MessageError: the other rank has ended or died, or not come within the time-out.
+            DistributedError: some rank has found that something is wrong, and all stop.
         """
-        owner, memory = self._owner, self._memory
-        limit_s = owner.timeout_s if timeout_s is None else timeout_s
-        polls, slept, deadline = 0, False, memory.now() + limit_s
+        flight = self._owner.flight
         before, self.awaited = self.awaited, message
         try:
-            while True:
-                ticket = memory.ticket()
-                owner._progress()  # type: ignore[attr-defined]
-                if message.done:
-                    return
-                polls += 1
-                if slept or polls & 63 == 0:
-                    owner._check_failure()  # type: ignore[attr-defined]
-                    self._check_left(message)
-                    if memory.now() > deadline:
-                        self._time_out(message, limit_s)
-                slept = memory.pause(polls, ticket)
+            if flight is None or message.context != USER:
+                self._wait(message, timeout_s)
+                return
+            with flight.in_message(str(message)):
+                self._wait(message, timeout_s)
         finally:
             self.awaited = before
 
+    def _wait(self, message: Message, timeout_s: float | None) -> None:
+        owner, memory = self._owner, self._memory
+        limit_s = owner.timeout_s if timeout_s is None else timeout_s
+        polls, slept, begin = 0, False, memory.now()
+        look = begin + _LOOK_S
+        while True:
+            ticket = memory.ticket()
+            owner.progress()
+            if message.done:
+                return
+            polls += 1
+            if slept or polls & 63 == 0:
+                owner.check_failure()
+                self._check_left(message)
+                now = memory.now()
+                if now > look:
+                    self._check_dead(message)
+                    look = now + _LOOK_S
+                if now > begin + limit_s:
+                    self._time_out(message, limit_s)
+            slept = memory.pause(polls, ticket)
+
+    def _peers(self, message: Message) -> list[int]:
+        if message.peer is not None:
+            return [message.peer]
+        return [r for r in range(self._owner.size) if r != self._owner.rank]
+
     def _check_left(self, message: Message) -> None:
-        others = [r for r in range(self._owner.size) if r != self._owner.rank]
-        peers = others if message.peer is None else [message.peer]
-        if not all(self._board.has_left(peer) for peer in peers):
-            return
-        self.push_on()  # what it did before it left counts
+        if all(self._board.has_left(peer) for peer in self._peers(message)):
+            self._fail(message, message_errors.ended(self._owner.where, message, message.peer))
+
+    def _check_dead(self, message: Message) -> None:
+        peers = self._peers(message)
+        if len(self._owner.dead(peers)) == len(peers):
+            self._fail(message, message_errors.died(self._owner.where, message, message.peer))
+
+    def _fail(self, message: Message, error: Exception) -> None:
+        self.push_on()  # what the other side did before counts
         if not message.done:
-            who = "all other ranks" if message.peer is None else f"rank {message.peer}"
             self._give_up(message)
-            raise MessageError(
-                f"{self._owner.where} waits in a {message}, but the program of {who} has ended. "
-                "Each send needs a receive on the other side, with the same tag"
-            )
+            raise error
 
     def _time_out(self, message: Message, limit_s: float) -> None:
-        waiting = ", ".join(
+        unclaimed = [
             f"tag {incoming.tag} from rank {peer}"
             for peer, incoming in self._aside
             if incoming.context == USER
-        )
+        ]
         self._give_up(message)
-        raise MessageError(
-            f"{self._owner.where} waited {limit_s:g} s in a {message}. Each send needs a receive "
-            "on the other side, with the same tag"
-            + (f"; messages that nobody asked for: {waiting}" if waiting else "")
-        )
+        raise message_errors.late(self._owner.where, message, limit_s, unclaimed)
 
     def _give_up(self, message: Message) -> None:
         if message in self._receives:

@@ -117,8 +117,10 @@ class MpiCommunicator(Communicator):
         self.piece_bytes, self.on_the_wire = PIECE_BYTES, on_the_wire
         self._comm, self._diagnosis = comm, diagnosis
         self._pair = comm.Dup() if self.size == 2 else None
-        self._inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
-        self.flight = None if self._inquiry is None else self._inquiry.recorder
+        # made now, as all ranks are here: later it would wait, unwatched, for one that never comes
+        self._tree_comm = comm.Dup()
+        self.inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
+        self.flight = None if self.inquiry is None else self.inquiry.recorder
         self._queue: deque[_MpiWork] = deque()  # those with pieces that have not been started
         self._closed = False
         mark_in_children(self)
@@ -200,10 +202,9 @@ class MpiCommunicator(Communicator):
     def reduce_tree(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> Work:
         from allgrad.ddp.communicators.tree_mpi import TreeQueue  # noqa: PLC0415 - imports this
 
-        if self._closed:
-            raise DistributedError(f"{self.where} reduce_tree after the communicator was closed")
+        self.check_open("reduce_tree")
         if self._trees is None:
-            self._trees = TreeQueue(self, self._comm.Dup())
+            self._trees = TreeQueue(self, self._tree_comm)
         return self._trees.issue(tree, array, others, mean)
 
     def reduce(
@@ -248,6 +249,31 @@ class MpiCommunicator(Communicator):
             why = FORKED if self.forked else f"{what} after the communicator was closed"
             raise DistributedError(f"{self.where} {why}")
 
+    def wait_until(self, ready: Callable[[], bool], what: str, number: int) -> None:
+        """Block until a collective has ended, and notice what would keep it from that.
+
+        Args:
+            ready: pushes it on; true at its end.
+            what: the collective, for messages.
+            number: from ``inquiry.begin``, if there is an inquiry.
+
+        Raises:
+            DistributedError: another rank failed or differs, or the time-out passed.
+        """
+        if self.inquiry is not None:
+            self.inquiry.wait_until(ready, number, _pause)
+            return
+        begin = time.monotonic()
+        while not ready():
+            waited = time.monotonic() - begin
+            if waited > self.timeout_s:
+                raise DistributedError(
+                    f"{self.where} waited {waited:.0f} s in {what}; at least one rank has not "
+                    "arrived at it. Is a rank stuck, slower than the time-out of "
+                    "init_process_group, or gone another way?"
+                )
+            _pause(waited)
+
     def progress(self) -> None:
         """Start pieces in the order in which their collectives were issued.
 
@@ -260,8 +286,8 @@ class MpiCommunicator(Communicator):
     def leave(self) -> None:
         if not self._closed:
             mpi_exchange.post_left(self)
-            if self._inquiry is not None:
-                self._inquiry.leave()
+            if self.inquiry is not None:
+                self.inquiry.leave()
 
     def abort(self, code: int) -> None:
         end_all(code)
@@ -270,10 +296,9 @@ class MpiCommunicator(Communicator):
         if not self._closed:
             self.barrier()
             self._closed = True
-            if self._inquiry is not None:
-                self._inquiry.close()
-            if self._trees is not None:
-                self._trees.close()
+            if self.inquiry is not None:
+                self.inquiry.close()
+            self._tree_comm.Free()
             if self._pair is not None:
                 self._pair.Free()
             self._comm.Free()
@@ -341,7 +366,7 @@ class _MpiWork:
         self._communicator, self._what, self._pieces = communicator, what, pieces
         self._started: list[tuple[MPI.Request | Pair, Callable[[], None] | None]] = []
         self._exhausted = False
-        inquiry = communicator._inquiry
+        inquiry = communicator.inquiry
         self._number = 0 if inquiry is None else inquiry.begin(what)
         # The result of others is there when all have come; these may wait for one rank only.
         self._rooted = " rank " in what
@@ -368,7 +393,7 @@ class _MpiWork:
                 self._started.append(piece())
 
     def test(self) -> bool:
-        inquiry = self._communicator._inquiry
+        inquiry = self._communicator.inquiry
         if inquiry is None:
             return self._is_complete()
         try:
@@ -384,20 +409,7 @@ class _MpiWork:
         return self._exhausted and self.push_on() and not self._started
 
     def wait(self) -> None:
-        if self._communicator._inquiry is not None:
-            self._communicator._inquiry.wait_until(self.test, self._number, _pause)
-            return
-        begin = time.monotonic()
-        while not self.test():
-            waited = time.monotonic() - begin
-            if waited > self._communicator.timeout_s:
-                raise DistributedError(
-                    f"{self._communicator.where} waited {waited:.0f} s in {self._what}; at least "
-                    "one rank has not arrived at it. Is a rank stuck, slower than the time-out "
-                    "of init_process_group, or gone another way?"
-                )
-            if waited > _SPIN_S:
-                time.sleep(_SLEEP_S)
+        self._communicator.wait_until(self.test, self._what, self._number)
 
 
 def _pause(waited_s: float) -> None:

@@ -1,7 +1,7 @@
 """Collectives in which ranks send to single ranks, and messages, by MPI.
 
 Stage of the flow: a part of the MPI communicator, which hands over mpi4py's module; this file
-imports none. May import: numpy, `base`, `splitting`.
+imports none. May import: numpy, `base`, `arguments`, `message_errors`.
 """
 
 from __future__ import annotations
@@ -12,35 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allgrad.ddp.communicators.base import (
-    Array,
-    MessageError,
-    ReduceOp,
-    Work,
-    check_array,
-    check_exchange,
-    check_gathered,
-    check_peer,
-    check_reduction,
-    check_root,
-    check_root_array,
-    check_scattered,
-    scale_to_mean,
-)
+from allgrad.ddp.communicators import arguments, message_errors
+from allgrad.ddp.communicators.base import Array, ReduceOp, Work, check_exchange, scale_to_mean
 from allgrad.errors import ShapeError
 
 if TYPE_CHECKING:
     from allgrad.ddp.communicators.mpi import MpiCommunicator
 
 _LEFT_TAG = (1 << 22) + 1  # an empty message with it: the sender's program has ended
-_SPIN_S, _SLEEP_S = 2e-3, 1e-4
+_SPIN_S, _SLEEP_S, _LOOK_S = 2e-3, 1e-4, 0.02
 
 
 def reduce(c: MpiCommunicator, array: Array, root: int, op: ReduceOp | str, async_op: bool) -> Work:
     """See `Communicator.reduce`."""
-    check_array(c, "reduce", array, in_place=True)
-    check_root(c, root)
-    op = check_reduction(c, array, op)
+    op = arguments.of_reduce(c, array, root, op)
     mine = root == c.rank
     flat, step = array.reshape(-1), c.piece_bytes // array.itemsize
 
@@ -66,13 +51,8 @@ def reduce(c: MpiCommunicator, array: Array, root: int, op: ReduceOp | str, asyn
 
 def gather(c: MpiCommunicator, array: Array, out: Array | None, root: int, async_op: bool) -> Work:
     """See `Communicator.gather`."""
-    check_root(c, root)
-    check_array(c, "gather", array)
-    receive = None
-    if root == c.rank:
-        rows = check_root_array(c, "gather", out)
-        check_gathered(c, "gather", rows, array)
-        receive = _bytes(rows)
+    rows = arguments.of_gather(c, array, out, root)
+    receive = None if rows is None else _bytes(rows)
     send = _bytes(array)
     what = f"gather of {array.nbytes} bytes to rank {root}"
     return _one(c, what, lambda: c.comm.Igather(send, receive, root), None, async_op)
@@ -80,13 +60,8 @@ def gather(c: MpiCommunicator, array: Array, out: Array | None, root: int, async
 
 def scatter(c: MpiCommunicator, out: Array, rows: Array | None, root: int, async_op: bool) -> Work:
     """See `Communicator.scatter`."""
-    check_root(c, root)
-    check_array(c, "scatter", out, in_place=True)
-    send = None
-    if root == c.rank:
-        table = check_root_array(c, "scatter", rows)
-        check_scattered(c, "scatter", out, table)
-        send = _bytes(table)
+    table = arguments.of_scatter(c, out, rows, root)
+    send = None if table is None else _bytes(table)
     receive = _bytes(out)
     what = f"scatter of {out.nbytes} bytes from rank {root}"
     return _one(c, what, lambda: c.comm.Iscatter(send, receive, root), None, async_op)
@@ -116,16 +91,14 @@ def all_to_all(
 
 def isend(c: MpiCommunicator, array: Array, peer: int, tag: int) -> Work:
     """See `Communicator.isend`."""
-    check_array(c, "send", array)
-    check_peer(c, "send", peer, tag)
+    arguments.of_message(c, "send", array, peer, tag)
     c.check_open("send")
     return MpiMessage(c, c.comm.Isend(_bytes(array), peer, tag), "send", array, peer, tag)
 
 
 def irecv(c: MpiCommunicator, array: Array, peer: int | None, tag: int) -> Work:
     """See `Communicator.irecv`."""
-    check_array(c, "recv", array, in_place=True)
-    check_peer(c, "recv", peer, tag)
+    arguments.of_message(c, "recv", array, peer, tag)
     c.check_open("recv")
     source = c.mpi.ANY_SOURCE if peer is None else peer
     return MpiMessage(c, c.comm.Irecv(_bytes(array), source, tag), "receive", array, peer, tag)
@@ -147,22 +120,20 @@ class MpiMessage:
         self.source: int | None = None
 
     def __str__(self) -> str:
-        way = "to" if self._kind == "send" else "from"
-        where = "any rank" if self._peer is None else f"rank {self._peer}"
-        return f"{self._kind} of {self._array.nbytes} bytes {way} {where}, tag {self._tag}"
+        return message_errors.words(self._kind == "send", self._array.nbytes, self._peer, self._tag)
 
     def test(self) -> bool:
         if self._done:
             return True
-        self._c.progress()
-        status = self._c.mpi.Status()
+        c = self._c
+        c.progress()
+        status = c.mpi.Status()
         try:
             arrived = self._request.Test(status)
-        except self._c.mpi.Exception as error:
+        except c.mpi.Exception as error:
             self._done = True
             raise ShapeError(
-                f"{self._c.where} {self}: {error}; sender and receiver need tensors of one size "
-                "and dtype"
+                f"{c.where} {self}: {error}; sender and receiver need tensors of one size and dtype"
             ) from error
         if arrived:
             self._done = True
@@ -172,40 +143,55 @@ class MpiMessage:
 
     def _take(self, status: Any) -> None:
         self.source = status.Get_source()
-        came = status.Get_count(self._c.mpi.BYTE)
-        if came != self._array.nbytes:
-            raise ShapeError(
-                f"{self._c.where} receive from rank {self.source}, tag {self._tag}: expected "
-                f"{self._array.nbytes} bytes, came {came}; sender and receiver need tensors of "
-                "one size and dtype"
-            )
+        came, expected = status.Get_count(self._c.mpi.BYTE), self._array.nbytes
+        if came != expected:
+            raise message_errors.misfit(self._c.where, self.source, self._tag, expected, came)
 
     def wait(self, timeout_s: float | None = None) -> None:
+        """Block until the message is done.
+
+        Raises:
+            MessageError: the other rank has ended or died, or not come within the time-out.
+            DistributedError: some rank has found that something is wrong, and all stop.
+        """
+        inquiry = self._c.inquiry
+        if inquiry is None:
+            self._wait(timeout_s)
+            return
+        with inquiry.recorder.in_message(str(self)):
+            self._wait(timeout_s)
+
+    def _wait(self, timeout_s: float | None) -> None:
         limit_s = self._c.timeout_s if timeout_s is None else timeout_s
         begin = time.monotonic()
+        look_s = _SPIN_S
         while not self.test():
             waited = time.monotonic() - begin
-            if waited > _SPIN_S:
-                time.sleep(_SLEEP_S)
-                self._check_left()
+            if waited > look_s:
+                self._look_around()
+                look_s = waited + _LOOK_S
             if waited > limit_s:
                 self._give_up()
-                raise MessageError(
-                    f"{self._c.where} waited {limit_s:g} s in a {self}. Each send needs a receive "
-                    "on the other side, with the same tag"
-                )
+                raise message_errors.late(self._c.where, self, limit_s)
+            if waited > _SPIN_S:
+                time.sleep(_SLEEP_S)
 
-    def _check_left(self) -> None:
-        others = [rank for rank in range(self._c.size) if rank != self._c.rank]
+    def _look_around(self) -> None:
+        """Whether the other side can still come."""
+        c = self._c
+        if c.inquiry is not None:
+            c.inquiry.look_around()
+        others = [rank for rank in range(c.size) if rank != c.rank]
         peers = others if self._peer is None else [self._peer]
-        if not all(has_left(self._c, peer) for peer in peers) or self.test():
+        if all(has_left(c, peer) for peer in peers):
+            failure = message_errors.ended(c.where, self, self._peer)
+        elif c.inquiry is not None and len(c.inquiry.dead(peers)) == len(peers):
+            failure = message_errors.died(c.where, self, self._peer)
+        else:
             return
-        self._give_up()
-        who = "all other ranks" if self._peer is None else f"rank {self._peer}"
-        raise MessageError(
-            f"{self._c.where} waits in a {self}, but the program of {who} has ended. Each send "
-            "needs a receive on the other side, with the same tag"
-        )
+        if not self.test():  # what came before the end counts
+            self._give_up()
+            raise failure
 
     def _give_up(self) -> None:
         if self._kind == "receive":

@@ -20,7 +20,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,15 +150,27 @@ class MpiInquiry:
         if left:
             raise self.fail(Finding(LEFT, number, left))
         if waited_s > _LOOK_S:
-            dead = tuple(
-                rank for rank, who in self._neighbours.items()
-                if rank not in self._left and not process.is_alive(who)
-            )  # fmt: skip
+            dead = tuple(self.dead(self._neighbours))
             if dead:
                 raise self.fail(Finding(GONE, number, dead, waited_s))
         if waited_s > self._c.timeout_s:
             raise self.fail(Finding(TIMEOUT, number, (), self._c.timeout_s))
         self._warn_if_due(number, waited_s)
+
+    def look_around(self) -> None:
+        """While waiting for a message.
+
+        Raises:
+            DistributedError: a rank has found that something is wrong.
+        """
+        self._receive()
+        if self._alarms:
+            raise self.fail(None)
+
+    def dead(self, ranks: Iterable[int]) -> list[int]:
+        """Those of the ranks whose processes have died without a word, as far as can be seen."""
+        known = [(rank, self._neighbours.get(rank)) for rank in ranks if rank not in self._left]
+        return [rank for rank, who in known if who is not None and not process.is_alive(who)]
 
     def _warn_if_due(self, number: int, waited_s: float) -> None:
         if self._warn[0] != number:

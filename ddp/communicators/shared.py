@@ -257,13 +257,13 @@ class SharedMemoryCommunicator(Communicator):
         if self.flight is not None:
             self.flight.add(first, self._sequence, signature, self.note, self.step)
         self._to_stage.extend(pieces)
-        self._progress()
+        self.progress()
         work = _PendingWork(self, pieces[-1])
         if not async_op:
             work.wait()
         return work
 
-    def _progress(self) -> None:
+    def progress(self) -> None:
         """Do all that can be done without waiting, in issue order."""
         if self._mailbox.active:
             self._mailbox.push_on()
@@ -328,12 +328,12 @@ class SharedMemoryCommunicator(Communicator):
         try:
             while True:
                 ticket = memory.ticket()
-                self._progress()
+                self.progress()
                 if self._is_complete(operation):
                     return
                 polls += 1
                 if slept or polls & 63 == 0:
-                    self._check_failure()
+                    self.check_failure()
                     self._check_left(operation)
                     now = memory.now()
                     if now > look:
@@ -385,7 +385,7 @@ class SharedMemoryCommunicator(Communicator):
     def _look(self, operation: ops.Operation, waited_s: float) -> None:
         """Every now and then in a long wait: do the others live, is it time to say something?"""
         late, _ = self._late(operation)
-        dead = [r for r in late if (who := self._memory.process_of(r)) and not is_alive(who)]
+        dead = self.dead(late)
         if dead and set(dead) & set(self._late(operation)[0]):
             raise self._inquiry.fail(Finding(GONE, operation.sequence, tuple(dead), waited_s))
         if waited_s > self.timeout_s and late:
@@ -395,7 +395,13 @@ class SharedMemoryCommunicator(Communicator):
         if late and self.rank == first:  # one rank speaks for all that wait
             self._inquiry.warn_if_due(operation.sequence, late, waited_s, self.timeout_s)
 
-    def _check_failure(self) -> None:
+    def dead(self, ranks: Sequence[int]) -> list[int]:
+        """Those of the ranks whose processes have died."""
+        known = [(rank, self._memory.process_of(rank)) for rank in ranks]
+        return [rank for rank, who in known if who is not None and not is_alive(who)]
+
+    def check_failure(self) -> None:
+        """Raise the error that another rank has raised for all."""
         error = self._inquiry.heard()
         if error is not None:
             raise error
@@ -406,7 +412,7 @@ class SharedMemoryCommunicator(Communicator):
             raise DistributedError(f"{self.where} {why}")
         if self._to_stage:
             # a queue that does not move may be one that never will
-            self._check_failure()
+            self.check_failure()
 
     def abort(self, code: int) -> None:
         self._memory.abort(code)
@@ -442,7 +448,7 @@ class _PendingWork:
 
     def test(self) -> bool:
         if not self._done:
-            self._communicator._progress()
+            self._communicator.progress()
             self._done = self._communicator._is_complete(self._last)
         return self._done
 

@@ -211,9 +211,9 @@ class ThreadCommunicator(SharedMemoryCommunicator):
         memory.lag, memory.describe = self._lag, self._describe_wait
         world.job.belongings[self._number].setdefault("communicators", []).append(self)
 
-    def _progress(self) -> None:
+    def progress(self) -> None:
         self._job.point(self._number, "look")
-        super()._progress()
+        super().progress()
 
     def _wait(self, operation: ops.Operation) -> None:
         self._awaited = operation
@@ -222,9 +222,9 @@ class ThreadCommunicator(SharedMemoryCommunicator):
         finally:
             self._awaited = None
 
-    def _check_failure(self) -> None:
+    def check_failure(self) -> None:
         try:
-            super()._check_failure()
+            super().check_failure()
         except DistributedError as error:
             raise RankStoppedError(str(error)) from None  # the rank that failed has said why
 

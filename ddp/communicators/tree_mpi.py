@@ -11,7 +11,6 @@ ranks: all go through one queue, of which only the head may start.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -19,15 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from allgrad.ddp.communicators.base import Array, Communicator
-from allgrad.ddp.communicators.mpi import MPI
+from allgrad.ddp.communicators.base import Array
+from allgrad.ddp.communicators.mpi import MPI, MpiCommunicator
 from allgrad.ddp.communicators.tree import TreeSum, share_bounds
-from allgrad.errors import DistributedError
 
 PIECE_BYTES = 1 << 20  # of a node; large pieces leave the cache between scatter, sum and gather
 _UNDER_WAY = 4  # collectives that are started at a time
 _LINE_BYTES = 64
-_SPIN_S, _SLEEP_S = 2e-3, 1e-4
 
 
 class _Stage:
@@ -64,17 +61,20 @@ class TreeQueue:
     """Sums over trees on an MPI communicator of their own, one after the other.
 
     Args:
-        communicator: for messages and the time-out.
-        comm: nothing else may travel on it; freed by `close`.
+        communicator: whose ranks these are; its diagnosis watches the sums.
+        comm: nothing else may travel on it; stays the communicator's.
     """
 
-    def __init__(self, communicator: Communicator, comm: MPI.Intracomm) -> None:
+    def __init__(self, communicator: MpiCommunicator, comm: MPI.Intracomm) -> None:
         self.communicator, self._comm = communicator, comm
         self._waiting: deque[_Stage] = deque()
         self._running: deque[_Stage] = deque()
 
     def issue(self, tree: TreeSum, array: Array, others: Sequence[Array], mean: bool) -> TreeWork:
         """See `Communicator.reduce_tree`."""
+        what = f"sum of {array.nbytes} bytes over {tree.shards} shards"
+        inquiry = self.communicator.inquiry
+        number = 0 if inquiry is None else inquiry.begin(what)
         step = PIECE_BYTES // array.itemsize
         own = [*others[: tree.counts[self.communicator.rank] - 1], array]
         scatter: _Stage | None = None
@@ -90,7 +90,7 @@ class TreeQueue:
         if gather is not None:
             self._waiting.append(gather)
         self.progress()
-        return TreeWork(self, f"sum of {array.nbytes} bytes over {tree.shards} shards", gather)
+        return TreeWork(self, what, number, gather)
 
     def progress(self) -> None:
         """Do all that can be done without waiting."""
@@ -107,35 +107,31 @@ class TreeQueue:
                 running.append(stage)
                 moved = True
 
-    def close(self) -> None:
-        self._comm.Free()
-
 
 class TreeWork:
-    """The Work of one sum."""
+    """The Work of one sum; `number` is the one under which the diagnosis knows it."""
 
-    def __init__(self, queue: TreeQueue, what: str, last: _Stage | None) -> None:
-        self._queue, self._what, self._last = queue, what, last
+    def __init__(self, queue: TreeQueue, what: str, number: int, last: _Stage | None) -> None:
+        self._queue, self._what, self._number, self._last = queue, what, number, last
 
     def test(self) -> bool:
+        inquiry = self._queue.communicator.inquiry
+        if inquiry is None:
+            return self._is_complete()
+        try:
+            done = self._is_complete()
+        except MPI.Exception as error:
+            raise inquiry.convert(error, self._number) from error
+        return inquiry.checked(self._number) and done
+
+    def _is_complete(self) -> bool:
         if self._last is None or self._last.done:
             return True
         self._queue.progress()
         return self._last.done
 
     def wait(self) -> None:
-        begin = time.monotonic()
-        while not self.test():
-            waited = time.monotonic() - begin
-            communicator = self._queue.communicator
-            if waited > communicator.timeout_s:
-                raise DistributedError(
-                    f"{communicator.where} waited {waited:.0f} s in {self._what}; at least one "
-                    "rank has not arrived at it. Is a rank stuck, slower than the time-out of "
-                    "init_process_group, or gone another way?"
-                )
-            if waited > _SPIN_S:
-                time.sleep(_SLEEP_S)
+        self._queue.communicator.wait_until(self.test, self._what, self._number)
 
 
 class _Piece:

@@ -364,6 +364,18 @@ def _stopped(evidence: Evidence) -> Cause | None:
     )
 
 
+def _message(evidence: Evidence) -> Cause | None:
+    waiting = [r for r in evidence.odd if evidence.statements[r].message]
+    if not waiting:
+        return None
+    return Cause(
+        f"{names(waiting)} waits in a {evidence.statements[waiting[0]].message}, for which nobody "
+        "has done the other half",
+        "each send needs a receive on the other side, with the same tag, before the other side "
+        "goes on to a collective of all ranks",
+    )
+
+
 _FIXES = (
     ("data loader", "the data set or its source hangs there, or never ends; bound its waits"),
     ("lock", "a lock is held by another thread or taken twice; look at who holds it"),
@@ -416,7 +428,9 @@ def _silent(evidence: Evidence) -> Cause | None:
 _MISMATCH_RULES: tuple[Rule, ...] = (
     _buckets, _uneven, _internal, _root, _skipped, _shifted, _operation, _dtype, _size, _branch,
 )  # fmt: skip
-_ABSENT_RULES: tuple[Rule, ...] = (_left, _gone, _stopped, _busy, _unreachable, _silent)
+_ABSENT_RULES: tuple[Rule, ...] = (
+    _left, _gone, _stopped, _message, _busy, _unreachable, _silent,
+)  # fmt: skip
 
 
 def likely_cause(finding: Finding, statements: Mapping[int, Statement]) -> Cause:

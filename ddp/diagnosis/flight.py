@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from allgrad.ddp.diagnosis import source
 
@@ -24,13 +26,15 @@ class FlightRecorder:
         number: of the last collective issued, counted from 1.
         reached: number of the last operation issued; a large collective has several.
         waiting: number of the operation in which the rank waits now, 0 if in none.
+        message: the message that it waits for now, in words, or "".
     """
 
-    __slots__ = ("_ring", "number", "reached", "waiting")
+    __slots__ = ("_ring", "message", "number", "reached", "waiting")
 
     def __init__(self) -> None:
         self._ring: list[Entry | None] = [None] * LENGTH
         self.number = self.reached = self.waiting = 0
+        self.message = ""
 
     def add(self, sequence: int, reached: int, what: int | str, note: str, step: int) -> None:
         """Write one collective down.
@@ -46,6 +50,15 @@ class FlightRecorder:
         self._ring[number % LENGTH] = (
             number, sequence, what, note, step, source.mark(3), time.monotonic()
         )  # fmt: skip
+
+    @contextmanager
+    def in_message(self, words: str) -> Iterator[None]:
+        """Within the block, the rank waits for that message."""
+        before, self.message = self.message, words
+        try:
+            yield
+        finally:
+            self.message = before
 
     def last(self, count: int = LENGTH) -> list[Entry]:
         """The last entries, oldest first."""

@@ -121,7 +121,8 @@ def _absent(statement: Statement) -> tuple[str, ...]:
     lines = user_lines(statement.stack)
     where = f" at {lines[0]}" if lines else ""
     more = [f"called from {line}" for line in lines[1:]]
-    return (f"{activity(statement.stack)}{where}; {before}", *more)
+    doing = f"waits in a {statement.message}" if statement.message else activity(statement.stack)
+    return (f"{doing}{where}; {before}", *more)
 
 
 def call_words(call: Call) -> str:

@@ -56,6 +56,7 @@ class Statement:
         stack: lines of its program, innermost first; empty if not known.
         detail: more about the state, in words.
         pid: number of its process, 0 if not known.
+        message: the message that it waits for, in words, or "".
     """
 
     rank: int
@@ -66,6 +67,7 @@ class Statement:
     stack: list[Place] = field(default_factory=list)
     detail: str = ""
     pid: int = 0
+    message: str = ""
 
     def call_at(self, sequence: int) -> Call | None:
         """The collective to which operation `sequence` belongs; None if it never came there."""
@@ -143,4 +145,14 @@ class Speaker:
         state = "ended" if self.ended or frame is None else "waits" if waiting else "runs"
         calls = calls_of(recorder.last(CALLS_SENT))
         stack = user_stack(frame, _STACK_SENT)
-        return Statement(self.rank, state, waiting, recorder.reached, calls, stack, "", self.pid)
+        return Statement(
+            self.rank,
+            state,
+            waiting,
+            recorder.reached,
+            calls,
+            stack,
+            "",
+            self.pid,
+            recorder.message,
+        )

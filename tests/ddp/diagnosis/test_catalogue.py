@@ -18,7 +18,9 @@ import pytest
 
 import allgrad as ag
 from allgrad import ddp, nn, optim
+from allgrad.ddp.communicators.tree import TreeSum
 from allgrad.ddp.model_averaging import PeriodicModelAverager
+from allgrad.ddp.process_group import default_group
 from allgrad.errors import DistributedError
 from allgrad.utils.data import DataLoader, TensorDataset
 
@@ -108,6 +110,15 @@ def other_order(rank: int) -> None:
     else:
         ddp.all_reduce(ones())
         ddp.broadcast(ones())
+
+
+@fault("rank 1: calls barrier", HERE)
+def sum_over_a_tree_on_some_ranks(rank: int) -> None:
+    if rank == 1:
+        ddp.barrier()
+    else:
+        communicator = default_group().communicator
+        communicator.reduce_tree(TreeSum.of(3, 3), ones(), [], mean=True).wait()
 
 
 @fault(r"rank 1 skipped the call at .*after `if rank == 1 and step == 2: continue`")
@@ -235,6 +246,20 @@ def endless_loop(rank: int) -> None:
 def asleep(rank: int) -> None:
     if rank == 1:
         time.sleep(1.5)
+    ddp.barrier()
+
+
+@fault(
+    rf"rank 1: waits in a receive of 16 bytes from rank 2, tag 3 at .*{HERE}: ddp\.recv",
+    "rank 1 waits in a receive .* for which nobody has done the other half",
+    "before the other side goes on to a collective",
+    timeout_s=1.0,
+)
+def receive_without_a_send(rank: int) -> None:
+    x = ones()
+    if rank == 1:
+        time.sleep(0.4)  # so that it is not the first whose time is over
+        ddp.recv(x, 2, tag=3)
     ddp.barrier()
 
 

@@ -29,7 +29,8 @@ x = np.ones(1000, np.float32)
 AGAIN = (
     "different_collective", "different_size", "different_dtype", "different_reduction",
     "different_root", "other_order", "skipped_by_continue", "skipped_by_a_caught_exception",
-    "extra_collective", "asleep", "deadlock_on_a_lock",
+    "extra_collective", "asleep", "deadlock_on_a_lock", "sum_over_a_tree_on_some_ranks",
+    "receive_without_a_send",
 )  # fmt: skip
 
 REPEAT = """
