@@ -1,14 +1,14 @@
 """From a backend's name and a place in a job to the communicator that fits.
 
-Stage of the flow: inside `init_process_group`. May import: `environment`, `spellings`,
-`communicators`, ``allgrad.errors``.
+Stage of the flow: inside `init_process_group`. May import: `environment`, `segments`,
+`spellings`, `communicators`, ``allgrad.errors``.
 """
 
 from __future__ import annotations
 
 import os
 
-from allgrad.ddp import environment, spellings
+from allgrad.ddp import environment, segments, spellings
 from allgrad.ddp.communicators.base import Communicator
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.thread import ThreadCommunicator, current_thread_rank
@@ -74,6 +74,8 @@ def _of_processes(
         ) from error
     comm, one_host = mpi.world()
     check_world(place, comm.Get_rank(), comm.Get_size(), mpi.library())
+    if not place.local_rank:
+        segments.remove_stale()
     if shared_memory and not one_host:
         raise DistributedError(
             f"[rank {place.rank}/{place.size}] shared_memory=True, but the ranks are on several "
