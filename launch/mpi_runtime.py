@@ -17,10 +17,11 @@ _INSTALL = f'"{sys.executable}" -m pip install mpi4py mpich'
 _VERSION_TIMEOUT_S = 20
 
 
-def find_mpi(environ: Mapping[str, str] = os.environ) -> MpiRuntime:
+def find_mpi(asked: str | None = None, environ: Mapping[str, str] = os.environ) -> MpiRuntime:
     """Return the MPI to start ranks with.
 
     Args:
+        asked: the mpiexec that the user names; None: the one beside this Python, else on PATH.
         environ: environment whose PATH is searched.
 
     Raises:
@@ -32,17 +33,36 @@ def find_mpi(environ: Mapping[str, str] = os.environ) -> MpiRuntime:
             f"MPI by: {_INSTALL}"
         )
     beside = Path(sys.executable).parent / "mpiexec"
-    path = (
-        str(beside)
-        if os.access(beside, os.X_OK)
-        else shutil.which("mpiexec", path=environ.get("PATH"))
-    )
+    if asked is not None:
+        path = shutil.which(asked, path=environ.get("PATH"))
+        if path is None:
+            raise LaunchError(f"--mpiexec {asked}: no such program")
+    elif os.access(beside, os.X_OK):
+        path = str(beside)
+    else:
+        path = shutil.which("mpiexec", path=environ.get("PATH"))
     if path is None:
         raise LaunchError(
             f"several ranks need mpiexec, which is neither in {beside.parent} nor on PATH; install "
             f"an MPI by: {_INSTALL}"
         )
     return identify(path)
+
+
+def pmi_of(mpi: MpiRuntime | None, asked: str) -> str:
+    """Return the value of ``srun --mpi=`` that connects the ranks of an MPI.
+
+    Args:
+        mpi: what the ranks are started with.
+        asked: by the user; "auto": what fits the MPI.
+
+    Example:
+        >>> pmi_of(MpiRuntime("/usr/bin/mpiexec", "openmpi"), "auto")
+        'pmix'
+    """
+    if asked != "auto":
+        return asked
+    return "pmix" if mpi is not None and mpi.flavour == "openmpi" else "pmi2"
 
 
 def identify(path: str) -> MpiRuntime:

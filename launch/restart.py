@@ -9,6 +9,8 @@ written, so a job that makes progress survives any number of faults. Without pro
 * the same exception at the same line, twice in a row, would come a third time: no restart;
 * two jobs in a row of which a rank was killed by SIGKILL (as the kernel does when memory runs out)
   or could not be started: one rank fewer, down to ``--min-ranks``;
+* a job that has lost a host is started on the others, with as many ranks as they take; not below
+  ``--min-ranks``;
 * the pause before a restart is 0, then 1, 2, 4 ... 30 seconds.
 
 A job that was asked to end, by a signal or its time limit, is not started again.
@@ -40,6 +42,7 @@ class Attempt:
         started: how many of them said so.
         saved_step: the step of its last checkpoint; None where it wrote none, or did not say.
         timed_out: whether the time limit ended it.
+        room: how many ranks the hosts that are left take; None where no host was lost.
     """
 
     outcome: Outcome
@@ -47,6 +50,7 @@ class Attempt:
     started: int
     saved_step: int | None = None
     timed_out: bool = False
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ class RestartPolicy:
         self._last_error = error
         if self._without_progress >= self.max_restarts:
             return GiveUp(self._used_up())
+        if attempt.room is not None and attempt.room < self.min_ranks:
+            return GiveUp(
+                f"not started again: the hosts that are left take {attempt.room} ranks, "
+                f"--min-ranks is {self.min_ranks}"
+            )
         self._reduce(attempt, first)
         pause_s = 0.0
         if self._without_progress > 0:
@@ -131,6 +140,9 @@ class RestartPolicy:
         return f"started again {times}: {'; '.join(listed)}"
 
     def _reduce(self, attempt: Attempt, first: Failure) -> None:
+        if attempt.room is not None:
+            self.nproc, self._starved = min(self.nproc, attempt.room), 0
+            return
         killed = first.code == 128 + signal.SIGKILL and first.rank is not None
         self._starved = self._starved + 1 if killed or attempt.started < attempt.nproc else 0
         if self._starved >= 2 and self.nproc > self.min_ranks:

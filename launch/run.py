@@ -6,26 +6,33 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from allgrad.ddp.communicators.link import Link
-from allgrad.ddp.events import EVENTS_VARIABLE, RESTART_VARIABLES, read_events, write_event
+from allgrad.ddp.events import (
+    EVENTS_VARIABLE,
+    RESTART_VARIABLES,
+    append_events,
+    read_events,
+    write_event,
+)
 from allgrad.ddp.tracing.command import finish
 from allgrad.ddp.tracing.files import parse_steps
 from allgrad.errors import LaunchError
 from allgrad.launch import cores, leftovers, worker
 from allgrad.launch.console import Console
-from allgrad.launch.launchers import local, mpiexec
+from allgrad.launch.door import Door, host_timeout, tcp_door, unix_door
+from allgrad.launch.launchers import local, mpiexec, srun
 from allgrad.launch.logs import RankLogs
-from allgrad.launch.mpi_runtime import find_mpi
+from allgrad.launch.mpi_runtime import find_mpi, pmi_of
 from allgrad.launch.outcome import Outcome, closing_lines
+from allgrad.launch.placement import choose
 from allgrad.launch.restart import Attempt, GiveUp, Restart, RestartPolicy, last_saved
 from allgrad.launch.spec import Command, LaunchSpec
 from allgrad.launch.supervisor import Supervisor
@@ -40,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         LaunchError: the job cannot be started as asked.
     """
-    if options.debug:
+    if options.debug or options.launcher == "threads":
         from allgrad.launch import debug  # noqa: PLC0415 - other jobs need nothing of it
 
         return debug.run(options)
@@ -54,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         sys.stdout.write(command.shell() + "\n")
         return 0
-    if spec.nproc > spec.cores:
+    if spec.nproc > spec.cores and not spec.several_hosts:
         sys.stderr.write(
             f"allgrad: {spec.nproc} ranks share {spec.cores} cores, so they take turns\n"
         )
@@ -74,11 +81,12 @@ def _run_again_while_it_helps(
     if least > spec.nproc:
         raise LaunchError(f"--min-ranks {least} is more than the {spec.nproc} ranks of -n")
     before = leftovers.segments()
+    without: frozenset[str] = frozenset()
     policy = RestartPolicy(spec.nproc, options.max_restarts, least)
     end_at = None if options.timeout is None else time.monotonic() + options.timeout
     with closing(RankLogs(options.log_dir)) as logs, _signals_between() as asked:
         while True:
-            attempt = _attempt(spec, console, logs, options, policy.restarts, end_at)
+            attempt, lost = _attempt(spec, console, logs, options, policy.restarts, end_at)
             decision = policy.after(attempt)
             if isinstance(decision, GiveUp):
                 break
@@ -87,9 +95,10 @@ def _run_again_while_it_helps(
             console.say(f"allgrad: {decision.line}")
             if not _pause(decision.pause_s, asked, end_at):
                 break
-            if decision.nproc != spec.nproc:
+            if decision.nproc != spec.nproc or lost - without:
+                without |= lost
                 options.nproc = decision.nproc
-                spec = spec_of(options)
+                spec = spec_of(options, without)
     if policy.restarts:
         leftovers.remove_segments(before)  # those that were too young to be judged
     outcome = attempt.outcome
@@ -126,18 +135,33 @@ def _pause(seconds: float, asked: list[int], end_at: float | None) -> bool:
     return not asked and (end_at is None or time.monotonic() < end_at)
 
 
-def spec_of(options: argparse.Namespace) -> LaunchSpec:
+def spec_of(options: argparse.Namespace, without: frozenset[str] = frozenset()) -> LaunchSpec:
     """Turn parsed options into a LaunchSpec, checking what can be checked before the start.
 
+    Args:
+        options: of the command line.
+        without: names of hosts that were lost.
+
     Raises:
-        LaunchError: the script does not exist, or no MPI is installed.
+        LaunchError: the script does not exist, options contradict each other, there are more ranks
+            than slots, or no MPI is installed.
     """
     check_target(options.target, options.module)
+    there = shutil.which(srun.PROGRAM) is not None
+    placement = choose(options, os.environ, srun=there, without=without)
+    single = placement.launcher == "mpiexec" and placement.nproc == 1 and not placement.hosts
+    launcher = "local" if single else placement.launcher
     available = cores.available_cores()
-    threads = options.threads_per_rank or _own_threads(os.environ, len(available), options.nproc)
-    bind = cores.bind_to_cores(available, options.nproc, threads) if options.bind == "core" else ()
+    far = bool(placement.hosts) or launcher == "srun"
+    # Other hosts divide their own cores.
+    threads = options.threads_per_rank or _own_threads(os.environ)
+    if not threads and not far:
+        threads = cores.threads_per_rank(len(available), placement.nproc)
+    binds = options.bind == "core"
+    sets = cores.bind_to_cores(available, placement.nproc, threads) if binds and not far else ()
+    mpi = None if launcher == "local" else find_mpi(options.mpiexec)
     return LaunchSpec(
-        nproc=options.nproc,
+        nproc=placement.nproc,
         target=options.target,
         args=tuple(options.args),
         module=options.module,
@@ -145,10 +169,17 @@ def spec_of(options: argparse.Namespace) -> LaunchSpec:
         worker=os.path.abspath(worker.__file__),
         threads_per_rank=threads,
         cores=len(available),
-        bind=bind,
+        bind=sets,
         env=(*options.env, *switches(options)),
-        mpi=find_mpi() if options.nproc > 1 else None,
+        mpi=mpi,
         root=os.geteuid() == 0,
+        launcher=launcher,
+        hosts=placement.hosts,
+        ranks_per_host=placement.ranks_per_host,
+        remote_shell=options.remote_shell or "",
+        bind_cores=binds and far,
+        nodes=placement.nodes,
+        pmi=pmi_of(mpi, options.mpi) if launcher == "srun" else "",
     )
 
 
@@ -169,17 +200,18 @@ def switches(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _own_threads(environ: Mapping[str, str], available: int, nproc: int) -> int:
-    """Return OMP_NUM_THREADS where the user has set it, else an equal share of the cores."""
+def _own_threads(environ: Mapping[str, str]) -> int:
+    """Return OMP_NUM_THREADS where the user has set it, else 0."""
     text = environ.get("OMP_NUM_THREADS", "")
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    return cores.threads_per_rank(available, nproc)
+    return int(text) if text.isdigit() else 0
+
+
+_LAUNCHERS = {"local": local, "mpiexec": mpiexec, "srun": srun}
 
 
 def launcher_command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
-    """Choose the launcher of a job and return its command."""
-    return (local if spec.nproc == 1 else mpiexec).command(spec, environ)
+    """Return the command of the job's launcher."""
+    return _LAUNCHERS[spec.launcher].command(spec, environ)
 
 
 def describe(spec: LaunchSpec) -> None:
@@ -189,9 +221,12 @@ def describe(spec: LaunchSpec) -> None:
         if spec.mpi is None
         else f"{spec.mpi.mpiexec} ({spec.mpi.flavour}, {spec.mpi.version})"
     )
+    threads = str(spec.threads_per_rank) if spec.threads_per_rank else "cores / ranks of each host"
+    places = ", ".join(f"{host.name}: {ranks}" for host, ranks in spec.used_hosts)
     sys.stderr.write(
-        f"allgrad: ranks {spec.nproc}, cores {spec.cores}, "
-        f"threads per rank {spec.threads_per_rank}; {mpi}\n"
+        f"allgrad: launcher {spec.launcher}, ranks {spec.nproc}"
+        f"{f' ({places})' if places else ''}, cores {spec.cores}, threads per rank {threads}; "
+        f"{mpi}{f', pmi {spec.pmi}' if spec.pmi else ''}\n"
     )
 
 
@@ -213,14 +248,11 @@ def _attempt(
     options: argparse.Namespace,
     restarts: int,
     end_at: float | None,
-) -> Attempt:
-    """Run the job once."""
+) -> tuple[Attempt, frozenset[str]]:
+    """Run the job once; also tell which hosts it has lost."""
     command = launcher_command(spec, os.environ)
     before = leftovers.segments()
-    with _private_folder() as folder, closing(socket.socket(socket.AF_UNIX)) as listener:
-        address = str(folder / "socket")
-        listener.bind(address)
-        listener.listen(spec.nproc)
+    with _private_folder() as folder, _door(spec, folder) as door:
         events_file = os.environ.get(EVENTS_VARIABLE) or str(folder / "events")
         _, begin = read_events(events_file)
         report = partial(write_event, events_file)
@@ -229,19 +261,20 @@ def _attempt(
         # Launchers that are killed leave files in TMPDIR: they get our folder, which is removed.
         # The worker gives the script its own TMPDIR back.
         env |= {"TMPDIR": str(folder), "ALLGRAD_TMPDIR": os.environ.get("TMPDIR", "")}
-        env |= {"ALLGRAD_SUPERVISOR": address, EVENTS_VARIABLE: events_file}
+        env |= {"ALLGRAD_SUPERVISOR": door.address, EVENTS_VARIABLE: events_file}
         env |= dict.fromkeys(RESTART_VARIABLES[:2], str(restarts))
         supervisor = Supervisor(
             command.argv,
             env,
             spec.nproc,
-            listener,
+            door,
             console,
             logs,
             grace_s=options.grace,
             timeout_s=options.timeout,
             end_at=end_at,
             report=report,
+            relay=partial(append_events, events_file),
             kill_others=options.max_restarts > 0,
         )
         try:
@@ -253,7 +286,26 @@ def _attempt(
         saved = last_saved(read_events(events_file, begin)[0])
         report("end", code=outcome.code)
     leftovers.remove_segments(before, supervisor.segments)
-    return Attempt(outcome, spec.nproc, supervisor.started, saved, supervisor.timed_out)
+    lost = _hosts_of(supervisor.lost_ranks, spec)
+    left = [host.slots for host in spec.hosts if host.name not in lost]
+    room = sum(left) if lost else None
+    started = supervisor.started
+    return Attempt(outcome, spec.nproc, started, saved, supervisor.timed_out, room), lost
+
+
+def _hosts_of(ranks: Iterable[int], spec: LaunchSpec) -> frozenset[str]:
+    """What the user calls the hosts of these ranks."""
+    hosts = [host.name for host, count in spec.used_hosts for _ in range(count)]
+    return frozenset(hosts[rank] for rank in ranks if rank < len(hosts))
+
+
+def _door(spec: LaunchSpec, folder: Path) -> AbstractContextManager[Door]:
+    """The way to the supervisor, from where the ranks will be."""
+    if not spec.several_hosts:
+        return unix_door(folder, spec.nproc)
+    names = [host.name for host, _ in spec.used_hosts]
+    strict = spec.launcher != "srun"
+    return tcp_door(names, spec.nproc, strict=strict, host_timeout_s=host_timeout(os.environ))
 
 
 @contextmanager

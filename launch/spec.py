@@ -42,11 +42,13 @@ class LaunchSpec:
         env: additional variables of the ranks.
         mpi: the MPI to start with; None for one rank.
         root: whether the user is root, which Open MPI refuses unless told.
+        launcher: "local", "mpiexec" or "srun".
         hosts: where the ranks go; empty: this host.
         ranks_per_host: how many go to each of them, in blocks of neighbouring ranks.
         remote_shell: program that runs a command on another host, in the manner of ssh; empty: the
             launcher's own choice.
         bind_cores: whether each host binds its ranks to cores of their own; ``bind`` is then empty.
+        nodes: number of hosts, for an ``srun`` that makes its own allocation; 0: as Slurm likes.
         pmi: how ``srun`` connects the ranks: "pmi2", "pmix" ...; empty: as Slurm is configured.
     """
 
@@ -62,11 +64,18 @@ class LaunchSpec:
     env: tuple[tuple[str, str], ...] = ()
     mpi: MpiRuntime | None = None
     root: bool = False
+    launcher: str = "mpiexec"
     hosts: tuple[Host, ...] = ()
     ranks_per_host: tuple[int, ...] = ()
     remote_shell: str = ""
     bind_cores: bool = False
+    nodes: int = 0
     pmi: str = ""
+
+    @property
+    def several_hosts(self) -> bool:
+        """Whether ranks may be on other hosts than this one."""
+        return bool(self.hosts) or self.launcher == "srun"
 
     @property
     def used_hosts(self) -> tuple[tuple[Host, int], ...]:

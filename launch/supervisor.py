@@ -25,11 +25,13 @@ from typing import IO
 from allgrad.errors import LaunchError
 from allgrad.launch import leftovers, worker
 from allgrad.launch.console import Console
+from allgrad.launch.door import Door, is_lost, is_silent
 from allgrad.launch.logs import RankLogs
 from allgrad.launch.outcome import Failure, Outcome, failure_of_status, signal_name
 from allgrad.launch.stop import Step, StopPlan
 
 TIMEOUT_CODE = 124  # as timeout(1)
+LOST_CODE = 255  # as ssh(1)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAUNCHER_END_S = 5.0  # for the launcher, after all ranks ended well
 _CHUNK_BYTES = 1 << 16
@@ -43,6 +45,8 @@ class Rank:
 
     link: socket.socket
     number: int = -1
+    host: str = ""
+    ahead_s: float = 0.0  # its host's clock against ours
     script: int = 0  # its process
     ended: bool = False
     well: bool = False  # ended with exit code 0
@@ -68,13 +72,14 @@ class Supervisor:
         argv: the launcher's command.
         env: its whole environment.
         nproc: number of ranks.
-        listener: bound socket to which the workers connect.
+        door: where the workers connect.
         console: where output is shown.
         logs: where output is kept.
         grace_s: how long ranks may go on after SIGTERM, to save their state.
         timeout_s: longest time of the whole job; None: no limit.
         end_at: when that is over, in seconds of `time.monotonic`; default: counted from `run`.
         report: called with what happened and its values, for the file of events.
+        relay: called with lines for that file from other hosts.
         kill_others: end the other ranks of a failed one by SIGKILL at once: the job is started
             again from a checkpoint, and what they could still save nobody would read.
     """
@@ -84,7 +89,7 @@ class Supervisor:
         argv: tuple[str, ...],
         env: Mapping[str, str],
         nproc: int,
-        listener: socket.socket,
+        door: Door,
         console: Console,
         logs: RankLogs,
         *,
@@ -92,6 +97,7 @@ class Supervisor:
         timeout_s: float | None = None,
         end_at: float | None = None,
         report: Callable[..., None] = lambda event, **fields: None,
+        relay: Callable[[bytes], None] = lambda lines: None,
         kill_others: bool = False,
     ) -> None:
         self._argv = argv
@@ -102,10 +108,11 @@ class Supervisor:
         self._grace_s = grace_s
         self._timeout_s = timeout_s
         self._end_at = end_at
-        self._report = report
+        self._report, self._relay = report, relay
         self._kill_others = kill_others
         self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._door = door
+        self._selector.register(door.listener, selectors.EVENT_READ, self._accept)
         self._ranks: list[Rank] = []
         self._failures: dict[int, Failure] = {}
         self._job_failure: Failure | None = None
@@ -118,6 +125,7 @@ class Supervisor:
         self._stop = StopPlan()
         self._held_output = bytearray()
         self._well_ended_at: float | None = None
+        self.lost_ranks: set[int] = set()  # whose hosts do not answer any more
 
     @property
     def started(self) -> int:
@@ -212,25 +220,40 @@ class Supervisor:
             events = self._selector.select(0)
 
     def _accept(self, listener: socket.socket) -> None:
-        link, _ = listener.accept()
+        link = self._door.accept()
+        self._selector.register(link, selectors.EVENT_READ, lambda _: self._admit(link))
+        self._admit(link)
+
+    def _admit(self, link: socket.socket) -> None:
+        """Make a connection a rank's, once it has said the word of this job."""
+        admitted = self._door.admits(link)
+        if admitted is None:
+            return
+        if not admitted:
+            self._selector.unregister(link)
+            link.close()
+            return
         rank = Rank(link)
         self._ranks.append(rank)
-        self._selector.register(link, selectors.EVENT_READ, lambda _: self._receive(rank))
+        self._selector.modify(link, selectors.EVENT_READ, lambda _: self._receive(rank))
         if self._stop.was(Step.TERM):
             rank.signal(signal.SIGKILL)  # it comes too late
 
     def _receive(self, rank: Rank) -> None:
+        lost = False
         try:
             data = rank.link.recv(_CHUNK_BYTES)
-        except ConnectionError:
-            data = b""
+        except OSError as error:
+            data, lost = b"", is_lost(error)
         for kind, payload in rank.frames.feed(data):
             self._handle(rank, kind, payload)
         if data:
             return
         self._selector.unregister(rank.link)
         rank.link.close()
-        if not rank.ended:
+        if not rank.ended and lost:
+            self._lose(rank.host)
+        elif not rank.ended:
             # Its worker was killed: by MPI_Abort, or from outside.
             rank.ended = True
             self._console.close(rank.number)
@@ -242,8 +265,12 @@ class Supervisor:
             self._console.feed(rank.number, 1 if kind == worker.STDOUT else 2, payload)
         elif kind == worker.HELLO:
             hello = json.loads(payload)
-            rank.number, rank.script = hello["rank"], hello["script"]
+            rank.number, rank.script, rank.host = hello["rank"], hello["script"], hello["host"]
+            if self._door.to_other_hosts:
+                rank.ahead_s = hello["time"] - time.time()
             self._report("rank", rank=rank.number, watcher=hello["pid"], script=hello["script"])
+        elif kind == worker.EVENT:
+            self._relay(payload)
         elif kind == worker.FAILED:
             report = json.loads(payload)
             if report.get("left_after") is not None:
@@ -252,7 +279,8 @@ class Supervisor:
             trace = report["traceback"]
             self._logs.write(rank.number, trace.encode())
             who, what = f"rank {rank.number}", report["message"]
-            self._fail(Failure(who, report["code"], what, trace, rank.number, report["time"]))
+            when = report["time"] - rank.ahead_s
+            self._fail(Failure(who, report["code"], what, trace, rank.number, when))
         elif kind == worker.ENDED:
             rank.ended = True
             self._console.close(rank.number)
@@ -261,13 +289,27 @@ class Supervisor:
             rank.well = status == 0
             # Deaths after our own SIGTERM and SIGKILL are nobody's fault.
             if status != 0 and not rank.left and not self._stop.was(Step.TERM):
-                self._fail(failure_of_status(rank.number, status, end["time"]))
+                self._fail(failure_of_status(rank.number, status, end["time"] - rank.ahead_s))
 
     def _leave(self, rank: Rank, number: int) -> None:
         """A rank leaves in good order; the others do so at the same step."""
         rank.left = True
         self._left_after = number
         self._stop.begin(time.monotonic(), self._grace_s)
+
+    def _lose(self, host: str) -> None:
+        """A host does not answer any more; its ranks are taken for ended."""
+        ranks = [rank for rank in self._ranks if rank.host == host and not rank.ended]
+        if not ranks:
+            return
+        for rank in ranks:
+            rank.ended = True
+            self._console.close(rank.number)
+        numbers = sorted(rank.number for rank in ranks)
+        what = f"does not answer any more; it had {_ranks_text(numbers)}"
+        failure = Failure(f"host {host}", LOST_CODE, what, rank=numbers[0], time=time.time())
+        self.lost_ranks |= set(numbers)
+        self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
         assert failure.rank is not None
@@ -309,7 +351,8 @@ class Supervisor:
     def _see_segments(self) -> None:
         """Remember the shared memory of the ranks, which they leave behind if they are killed."""
         for rank in self._ranks:
-            if not rank.ended and rank.script:
+            here = not self._door.to_other_hosts or rank.host == socket.gethostname()
+            if here and not rank.ended and rank.script:
                 self.segments |= set(leftovers.mapped_by(rank.script))
 
     @property
@@ -338,6 +381,10 @@ class Supervisor:
                 elif step is Step.LEAVE:
                     rank.send(worker.frame(worker.LEAVE))
             if step is Step.LAUNCHER:
+                if self._door.to_other_hosts:
+                    for rank in self._ranks:
+                        if not rank.ended and is_silent(rank.link):
+                            self._lose(rank.host)
                 self._kill_launcher()
 
     def _kill_launcher(self) -> None:
@@ -358,7 +405,7 @@ class Supervisor:
         self._selector.close()
 
     def _outcome(self) -> Outcome:
-        failures = tuple(sorted(self._failures.values(), key=lambda failure: failure.time))
+        failures = tuple(sorted(self._failures.values(), key=self._order))
         if self._job_failure is not None:
             failures = (self._job_failure, *failures)
         if failures:
@@ -371,6 +418,10 @@ class Supervisor:
             return Outcome(128 + self._signal, (), self._signal)
         self._console.launcher(bytes(self._held_output))
         return self._launcher_outcome(self._launcher.returncode)
+
+    def _order(self, failure: Failure) -> tuple[bool, float]:
+        """First come hosts that are gone: what other ranks say came of it."""
+        return failure.code != LOST_CODE or failure.rank not in self.lost_ranks, failure.time
 
     def _launcher_outcome(self, status: int) -> Outcome:
         name = os.path.basename(self._argv[0])
@@ -392,3 +443,8 @@ def _may_read_stdin() -> bool:
         return not os.isatty(0) or os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
         return False
+
+
+def _ranks_text(numbers: list[int]) -> str:
+    listed = ", ".join(map(str, numbers))
+    return f"rank {listed}" if len(numbers) == 1 else f"ranks {listed}"

@@ -12,6 +12,9 @@ Note [No orphans]: the script dies with its watcher (the kernel's parent-death s
 watcher ends the script's process group when its socket to the supervisor closes. So whichever
 process is killed, by ``kill -9`` too, nothing of the job stays behind.
 
+The supervisor may be on another host; then it is this process that removes the shared memory of a
+failed job here, and what the script announces (`allgrad.ddp.events`) travels through it.
+
 Without ``ALLGRAD_SUPERVISOR`` (the command of ``--dry-run`` typed by hand) the script just runs.
 """
 
@@ -29,16 +32,28 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING or __package__:
+    from allgrad.launch import worker_link
+else:  # by path: a plain import would look at sys.path first, where the user's modules are
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    _spec = spec_from_file_location("worker_link", __file__.replace("worker.py", "worker_link.py"))
+    worker_link = module_from_spec(_spec)
+    _spec.loader.exec_module(worker_link)
 
 # Frames of both directions: kind, length, then as many bytes.
 _HEADER = struct.Struct(">cI")
-HELLO, STDOUT, STDERR, FAILED, ENDED = b"H", b"O", b"E", b"F", b"X"  # worker -> supervisor
+# worker -> supervisor
+HELLO, STDOUT, STDERR, FAILED, ENDED, EVENT = b"H", b"O", b"E", b"F", b"X", b"V"
 SIGNAL, LEAVE = b"S", b"L"  # supervisor -> worker
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 DRAIN_S = 0.3  # output of processes that the script left behind
 LEAVE_S = 5.0  # for the supervisor's answer to a failure
+_LOOK_S = (0.2, 2.0)  # between two looks for shared memory: until some was seen, afterwards
+EVENTS = "ALLGRAD_EVENTS"  # names the file that the script writes its events into
 _CHUNK_BYTES = 1 << 16
 
 
@@ -70,9 +85,17 @@ class Watcher:
     """Parent of the script: relays its output, its failure and its end; forwards signals to it."""
 
     def __init__(
-        self, address: str, link: socket.socket, child: int, pipes: dict[bytes, int]
+        self,
+        address: str,
+        link: socket.socket,
+        child: int,
+        pipes: dict[bytes, int],
+        events: int | None = None,
     ) -> None:
         self._address = address
+        self._far = address.startswith("tcp:")
+        self._segments: set[str] = set()
+        self._look_at = 0.0
         self._link = link
         self._child = child
         self._selector = selectors.DefaultSelector()
@@ -83,6 +106,8 @@ class Watcher:
         self._dismissed = False
         for kind, fd in pipes.items():
             self._selector.register(fd, selectors.EVENT_READ, kind)
+        if events is not None:
+            self._selector.register(events, selectors.EVENT_READ, EVENT)
         self._selector.register(link, selectors.EVENT_READ, None)
         self._wake_on_signals()
 
@@ -103,6 +128,7 @@ class Watcher:
         while drained_at > time.monotonic() and (self._status is None or self._open):
             self._step()
             if self._status is None:
+                self._see_segments()
                 self._reap()
                 if self._status is not None:
                     drained_at = time.monotonic() + DRAIN_S
@@ -112,6 +138,8 @@ class Watcher:
         leave_at = time.monotonic() + LEAVE_S
         while code != 0 and not self._dismissed and time.monotonic() < leave_at:
             self._step()
+        if self._far and code != 0:
+            worker_link.unlink_all(self._segments)
         # A signal's number as shells report it: the launcher's own code then is one of theirs.
         os._exit(code if code >= 0 else 128 - code)
 
@@ -140,13 +168,15 @@ class Watcher:
     def _obey(self) -> None:
         try:
             data = self._link.recv(_CHUNK_BYTES)
-        except ConnectionError:
+        except OSError:  # also a time-out: the supervisor's host is gone
             data = b""
         if not data:
             self._abandon()
         for kind, payload in self._frames.feed(data):
             if kind == SIGNAL:
                 number = signal.Signals(json.loads(payload)["signal"])
+                if number == signal.SIGKILL:
+                    self._see_segments(now=True)
                 self._signal(number)
                 if number == signal.SIGKILL:
                     self._signal_group(number)
@@ -156,21 +186,26 @@ class Watcher:
     def _send(self, message: bytes) -> None:
         try:
             self._link.sendall(message)
-        except ConnectionError:
+        except OSError:
             self._abandon()
 
     def _abandon(self) -> NoReturn:
         """End everything: the supervisor is gone. See Note [No orphans]."""
         import shutil  # noqa: PLC0415 - only here
 
-        segments = _shared_memory_of(self._child) if self._status is None else []
+        self._see_segments(now=True)
         self._signal_group(signal.SIGKILL)
         self._signal(signal.SIGKILL)
-        for path in segments:  # which only a job that ends well or under its supervisor removes
-            with contextlib.suppress(FileNotFoundError):  # the watcher of another rank was faster
-                os.unlink(path)
-        shutil.rmtree(os.path.dirname(self._address), ignore_errors=True)  # its folder, for it
+        worker_link.unlink_all(self._segments)  # which its own job removes only if it ends well
+        if not self._far:
+            shutil.rmtree(os.path.dirname(self._address), ignore_errors=True)  # its folder, for it
         os._exit(1)
+
+    def _see_segments(self, now: bool = False) -> None:
+        """Remember the shared memory of the script; the supervisor of this host does it itself."""
+        if self._status is None and (now or (self._far and time.monotonic() > self._look_at)):
+            self._segments |= worker_link.shared_memory_of(self._child)
+            self._look_at = time.monotonic() + _LOOK_S[bool(self._segments)]
 
     def _reap(self) -> None:
         pid, status = os.waitpid(self._child, os.WNOHANG)
@@ -186,16 +221,6 @@ class Watcher:
         # Nobody may be left; macOS answers with a permission error for zombies.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child, number)
-
-
-def _shared_memory_of(pid: int) -> list[str]:
-    """MPICH's files in /dev/shm that a process has mapped: those of its job."""
-    try:
-        with open(f"/proc/{pid}/maps") as maps:
-            paths = {line.split(maxsplit=5)[-1].strip() for line in maps}
-    except OSError:
-        return []  # it has ended, or this is no Linux
-    return [path for path in paths if path.startswith("/dev/shm/mpich_shm_")]
 
 
 def _die_with_parent(parent: int) -> None:
@@ -309,61 +334,27 @@ def _run_script(path: str) -> None:
     exec(code, main.__dict__)
 
 
-def _bind() -> None:
-    """Keep this rank on its cores: ``ALLGRAD_BIND`` is "0,1;2,3" for two ranks of two cores."""
-    sets = os.environ.get("ALLGRAD_BIND", "")
-    if sets:
-        places = sets.split(";")
-        cores = places[_rank() % len(places)]
-        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-
-
 def _rank() -> int:
-    return int(os.environ.get(os.environ.get("ALLGRAD_RANK_VARIABLE", "ALLGRAD_RANK"), "0"))
-
-
-def _name_as_torchrun() -> None:
-    """Scripts written for torchrun read their place from these variables."""
-    if _rank_is_known():
-        rank = str(_rank())
-        size = next(os.environ[name] for name in _SIZES if name in os.environ)
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        os.environ |= names
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29500")
-
-
-_SIZES = ("ALLGRAD_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-
-
-def _rank_is_known() -> bool:
-    variable = os.environ.get("ALLGRAD_RANK_VARIABLE", "ALLGRAD_RANK")
-    return variable in os.environ and any(name in os.environ for name in _SIZES)
-
-
-def _restore_tmpdir() -> None:
-    """The launcher's temporary files go to a private folder, the script's do not."""
-    if "ALLGRAD_TMPDIR" in os.environ:
-        original = os.environ.pop("ALLGRAD_TMPDIR")
-        if original:
-            os.environ["TMPDIR"] = original
-        else:
-            os.environ.pop("TMPDIR", None)
+    return worker_link.rank_of(os.environ)
 
 
 def _watch(address: str, argv: list[str]) -> None:
     """Fork; the child runs the script, the parent watches it and does not return."""
-    link = socket.socket(socket.AF_UNIX)
-    link.connect(address)
+    try:
+        link = worker_link.connect(address, float(os.environ.get("ALLGRAD_HOST_TIMEOUT") or 10))
+    except OSError as error:
+        sys.exit(f"allgrad: rank {_rank()}: {error}")
+    events = worker_link.event_pipe(os.environ, EVENTS) if address.startswith("tcp:") else None
     pipes = {kind: os.pipe() for kind in (STDOUT, STDERR, FAILED)}
     parent = os.getpid()
     child = os.fork()
     if child != 0:
-        hello = {"rank": _rank(), "pid": os.getpid(), "script": child}
+        hello = {"rank": _rank(), "pid": os.getpid(), "script": child, "time": time.time()}
         link.sendall(frame(HELLO, hello | {"host": socket.gethostname()}))
         for _, write in pipes.values():
             os.close(write)
-        Watcher(address, link, child, {kind: read for kind, (read, _) in pipes.items()}).run()
+        reads = {kind: read for kind, (read, _) in pipes.items()}
+        Watcher(address, link, child, reads, events).run()
     os.setpgid(0, 0)
     _die_with_parent(parent)
     link.close()
@@ -395,9 +386,10 @@ def main() -> None:
     """Entry of the rank's process."""
     argv = sys.argv[1:]
     address = os.environ.pop("ALLGRAD_SUPERVISOR", "")
-    _restore_tmpdir()
-    _name_as_torchrun()
-    _bind()
+    worker_link.restore_tmpdir(os.environ)
+    worker_link.name_as_torchrun(os.environ)
+    worker_link.divide_cores(os.environ)
+    worker_link.bind(os.environ)
     if address:
         _watch(address, argv)
     else:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from allgrad.ddp.environment import FAMILIES, SLURM
 from allgrad.launch.spec import LaunchSpec
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from allgrad.launch.worker_link import THREAD_VARIABLES
 
 
 def rank_environment(
@@ -25,9 +24,7 @@ def rank_environment(
         env |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads_per_rank))
     if spec.hosts:
         # By this, and what it finds on its host, the worker decides about threads and cores.
-        ranks = ",".join(str(ranks) for _, ranks in spec.used_hosts)
-        env["ALLGRAD_RANKS_PER_HOST"] = ranks
-        env["ALLGRAD_BIND_CORES"] = str(int(spec.bind_cores))
+        env["ALLGRAD_RANKS_PER_HOST"] = ",".join(str(ranks) for _, ranks in spec.used_hosts)
     if spec.bind:
         env["ALLGRAD_BIND"] = ";".join(",".join(map(str, cores)) for cores in spec.bind)
     # A crash inside a library (SIGSEGV) then shows the Python line that led there.

@@ -11,6 +11,11 @@ from allgrad.ddp.environment import OPENMPI, PMI
 from allgrad.launch.launchers.environment import rank_environment, stale_variables
 from allgrad.launch.spec import Command, LaunchSpec
 
+_EXPORTED = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "XDG_CACHE_HOME")
+_EXPORTED_PREFIXES = ("ALLGRAD_", "OMP_", "OPENBLAS_", "MKL_", "PYTHON", "MPI4PY_", "UCX_", "NCCL_")
+_OF_THE_SUPERVISOR = {"ALLGRAD_SUPERVISOR", "ALLGRAD_TMPDIR", "ALLGRAD_EVENTS"}
+_OF_THE_SUPERVISOR |= {"ALLGRAD_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"}
+
 
 def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
     """Return the ``mpiexec`` command that starts all ranks.
@@ -22,10 +27,21 @@ def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
     assert spec.mpi is not None
     openmpi = spec.mpi.flavour == "openmpi"
     variable = (OPENMPI if openmpi else PMI).rank[0]
-    options, env = _openmpi(spec) if openmpi else _mpich(spec)
+    options, own = _openmpi(spec) if openmpi else _mpich(spec)
+    env = rank_environment(spec, environ, variable) | own
+    if spec.hosts and spec.bind_cores:
+        env["ALLGRAD_BIND_CORES"] = "1"
+    if spec.hosts and openmpi:
+        options += _exported(environ, env)
     argv = (spec.mpi.mpiexec, "-n", str(spec.nproc), *options, *spec.rank_argv())
-    env = rank_environment(spec, environ, variable) | env
     return Command(argv, env, stale_variables(environ), variable)
+
+
+def _exported(environ: Mapping[str, str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """Name the variables for the other hosts: Open MPI takes there but its own by itself."""
+    names = {n for n in environ if n in _EXPORTED or n.startswith(_EXPORTED_PREFIXES)}
+    names |= {n for n in env if not n.startswith(("OMPI_", "PRTE_"))}
+    return tuple(part for name in sorted(names | _OF_THE_SUPERVISOR) for part in ("-x", name))
 
 
 def _mpich(spec: LaunchSpec) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -27,6 +27,9 @@ def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
         options += (f"--mpi={spec.pmi}",)
     # One failed rank ends the step, as it ends a job of mpiexec. Rank 0 alone reads our input.
     options += ("--kill-on-bad-exit=1", "--input=0")
+    if environ.get("SLURM_STEP_ID", "").isdigit():
+        # `srun --pty bash` is a step, too, and holds what this one needs.
+        options += ("--overlap",)
     # `sbatch --export=NONE` would let srun give nothing of this environment to the ranks.
     options += ("--export=ALL",)
     env = rank_environment(spec, environ, SLURM.rank[0])
@@ -36,8 +39,9 @@ def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
 
 def _places(spec: LaunchSpec) -> tuple[str, ...]:
     """How many ranks go where: in blocks, as every launcher here puts them."""
-    if not spec.hosts:
-        return ("--nodes=1", f"--ntasks={spec.nproc}")
+    if not spec.hosts:  # outside of an allocation: srun makes one for this step
+        nodes = (f"--nodes={spec.nodes}",) if spec.nodes else ()
+        return (*nodes, f"--ntasks={spec.nproc}", "--distribution=block")
     used = spec.used_hosts
     counts = {ranks for _, ranks in used}
     size = (f"--nodes={len(used)}", f"--ntasks={spec.nproc}")

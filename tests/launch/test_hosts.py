@@ -69,7 +69,7 @@ def test_wrong_host_files(tmp_path, text, words):
 
 
 def test_missing_host_file(tmp_path):
-    with pytest.raises(LaunchError, match="hostfile .*gone.*No such file"):
+    with pytest.raises(LaunchError, match=r"hostfile .*gone.*No such file"):
         read_hostfile(tmp_path / "gone")
 
 
