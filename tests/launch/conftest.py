@@ -45,8 +45,12 @@ class Scene:
         path.write_text(text)
         return str(path)
 
-    def start(self, *argv: str, **options: object) -> subprocess.Popen[str]:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "ALLGRAD_"))}
+    def start(
+        self, *argv: str, environ: dict[str, str] | None = None, **options: object
+    ) -> subprocess.Popen[str]:
+        environ = environ or {
+            k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "ALLGRAD_"))
+        }
         options = {"stdin": subprocess.DEVNULL} | options
         return subprocess.Popen(
             argv,
