@@ -17,12 +17,12 @@ _INSTALL = f'"{sys.executable}" -m pip install mpi4py mpich'
 _VERSION_TIMEOUT_S = 20
 
 
-def find_mpi(asked: str | None = None, environ: Mapping[str, str] = os.environ) -> MpiRuntime:
+def find_mpi(environ: Mapping[str, str] = os.environ, asked: str | None = None) -> MpiRuntime:
     """Return the MPI to start ranks with.
 
     Args:
-        asked: the mpiexec that the user names; None: the one beside this Python, else on PATH.
         environ: environment whose PATH is searched.
+        asked: the mpiexec that the user names; None: the one beside this Python, else on PATH.
 
     Raises:
         LaunchError: mpi4py or mpiexec is not installed, or mpiexec is of an unknown kind.

@@ -159,7 +159,7 @@ def spec_of(options: argparse.Namespace, without: frozenset[str] = frozenset()) 
         threads = cores.threads_per_rank(len(available), placement.nproc)
     binds = options.bind == "core"
     sets = cores.bind_to_cores(available, placement.nproc, threads) if binds and not far else ()
-    mpi = None if launcher == "local" else find_mpi(options.mpiexec)
+    mpi = None if launcher == "local" else find_mpi(asked=options.mpiexec)
     return LaunchSpec(
         nproc=placement.nproc,
         target=options.target,
