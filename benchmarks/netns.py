@@ -145,10 +145,12 @@ class Hosts:
         hosts = f"{self._folder.name}/hosts"
         return [*enter, "sh", "-c", _ENTER, "sh", f"node{host}", hosts, *argv]
 
-    def mpiexec(self, argv: Sequence[str], ranks_per_host: int = 1) -> list[str]:
+    def mpiexec(
+        self, argv: Sequence[str], ranks_per_host: int = 1, count: int | None = None
+    ) -> list[str]:
         """The command that runs `argv` as ranks on all hosts, by MPICH's mpiexec over TCP.
 
-        Give the process `TCP_ONLY` in its environment.
+        Give the process `TCP_ONLY` in its environment. `count`: only on so many of the hosts.
         """
         assert self._folder is not None
         mpiexec = shutil.which(
@@ -156,9 +158,10 @@ class Hosts:
         )
         if mpiexec is None:
             raise HostsError("no mpiexec: pip install mpich")
-        names = ",".join(f"node{host}" for host in range(self.count))
+        used = self.count if count is None else count
+        names = ",".join(f"node{host}" for host in range(used))
         launcher = ["-launcher", "rsh", "-launcher-exec", f"{self._folder.name}/rsh"]
-        ranks = ["-ppn", str(ranks_per_host), "-n", str(self.count * ranks_per_host)]
+        ranks = ["-ppn", str(ranks_per_host), "-n", str(used * ranks_per_host)]
         return self.command(0, [mpiexec, *launcher, "-hosts", names, *ranks, *argv])
 
     def processes(self, host: int) -> list[int]:

@@ -24,6 +24,7 @@ class _Debt(threading.local):
 
 
 _debt = _Debt()
+_MOST_DEBT_S = 5e-3  # a rank that was held up for longer has lost that time
 
 
 def spend(seconds: float) -> None:
@@ -32,7 +33,7 @@ def spend(seconds: float) -> None:
     left = seconds - _debt.seconds
     if left > 0:
         time.sleep(left)
-    _debt.seconds += time.perf_counter() - begin - seconds
+    _debt.seconds = min(_MOST_DEBT_S, _debt.seconds + time.perf_counter() - begin - seconds)
 
 
 class _Paced(Function):  # type: ignore[misc]

@@ -28,9 +28,9 @@ class HostCosts:
 
 
 # Measured with benchmarks/scaling_prediction.py on an AMD EPYC (Zen 4).
-TCP = HostCosts(launch_s=60e-6, poll_s=15e-6, byte_s=3e-10)
+TCP = HostCosts(launch_s=90e-6, poll_s=25e-6, byte_s=4e-10)
 # The card moves the bytes; the core only adds them up.
-DIRECT = HostCosts(launch_s=60e-6, poll_s=15e-6, byte_s=5e-11)
+DIRECT = HostCosts(launch_s=90e-6, poll_s=25e-6, byte_s=5e-11)
 
 # What of the rate is left for data: Ethernet and TCP take 90 of every 1538 bytes.
 _TCP_SHARE = 0.94

@@ -1,0 +1,230 @@
+"""One rank of `scaling.py` or `scaling_prediction.py`: builds a network, obeys the driver.
+
+Reports to the driver over a socket, says who it is, and is told where PyTorch's ranks meet. Then
+per line that comes in:
+
+    {"steps": n}                 make n steps; answer their seconds
+    {"compute": n, "trace": DIR} make n steps whose gradients do not travel, with a trace in DIR
+    {"calibrate": true}          time all-reduces and what they take of this core
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from workloads import BATCHES, batch, build, optimizer_of
+
+from allgrad.ddp.environment import discover
+
+CALIBRATION_BYTES = (4, 65536, 262144, 1 << 20, 2 << 20)
+
+
+def connect(address: str) -> Any:
+    """The stream to the driver at ``unix:PATH`` or ``tcp:HOST:PORT:TOKEN``."""
+    kind, _, place = address.partition(":")
+    if kind == "unix":
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(place)
+        return link.makefile("rw")
+    host, port, token = place.split(":")
+    stream = socket.create_connection((host, int(port)), 60).makefile("rw")
+    stream.write(f"{token}\n")
+    return stream
+
+
+def say(stream: Any, **words: Any) -> None:
+    """One line to the driver."""
+    stream.write(json.dumps(words) + "\n")
+    stream.flush()
+
+
+class AllgradRank:
+    """The network under allgrad's wrapper."""
+
+    def __init__(self, workload: str, options: dict[str, Any]) -> None:
+        import allgrad as ag
+        from allgrad import ddp, nn, optim
+        from allgrad.nn import functional as F  # noqa: N812 - the usual name
+
+        ddp.init_process_group()
+        ag.manual_seed(0)
+        if workload == "paced":
+            from paced import paced_network
+
+            self.net: Any = paced_network(*options["paced"])
+            kind, settings = "SGD", {"lr": 0.0}
+            # the input has a gradient: its ops sleep in backward, too
+            self._x, self._target = ag.ones(1, requires_grad=True), None
+        else:
+            self.net = build(workload, nn, F)
+            kind, settings = optimizer_of(workload)
+            data = batch(workload, np.random.default_rng(ddp.get_rank()))
+            self._x, self._target = (ag.tensor(a) for a in data)
+        self.model = ddp.DistributedDataParallel(self.net)
+        self._optimizer = getattr(optim, kind)(self.net.parameters(), **settings)
+        self._loss = F.nll_loss if workload == "convnet" else F.cross_entropy
+        self.barrier = ddp.barrier
+
+    def step(self) -> None:
+        """One step of training."""
+        self._optimizer.zero_grad()
+        y = self.model(self._x)
+        loss = y.sum() if self._target is None else self._loss(y, self._target)
+        loss.backward()
+        self._optimizer.step()
+
+    def compute(self, steps: int, folder: str) -> list[float]:
+        """Steps in which gradients do not travel, with a trace."""
+        from allgrad import ddp
+        from allgrad.ddp.communicators.base import COMPLETED
+        from allgrad.ddp.reduction import Reduction
+
+        class NoReduction(Reduction):
+            carries_tail = True
+
+            def reduce(self, bucket: Any) -> Any:
+                return COMPLETED
+
+        reducer: Any = self.model._reducer
+        before = None if reducer is None else reducer.reduction
+        if reducer is not None:
+            reducer.reduction = NoReduction()
+            reducer.check_every = 0  # replicas are meant to differ from now on
+        try:
+            with ddp.trace(folder):
+                return timed(self.step, steps)
+        finally:
+            if reducer is not None:
+                reducer.reduction = before
+
+    def calibrate(self) -> dict[str, Any]:
+        """Times of all-reduces alone, and what one takes of this core beside something else."""
+        from allgrad.ddp.process_group import default_group
+
+        communicator = default_group().communicator
+        alone: dict[int, float] = {}
+        for size in CALIBRATION_BYTES:
+            array = communicator.allocate(max(64, size)).view(np.float32)[: max(1, size // 4)]
+            taken = []
+            for _ in range(15):
+                communicator.barrier()
+                begin = time.perf_counter()
+                communicator.all_reduce(array)
+                taken.append(time.perf_counter() - begin)
+            alone[size] = statistics.median(taken)
+        return {"alone_s": alone, "core": [_core_time(communicator, 1 << 20) for _ in range(9)]}
+
+
+def _core_time(communicator: Any, size: int) -> tuple[float, list[float]]:
+    """Of one all-reduce: seconds of its launch, and of every look at it, 1 ms apart."""
+    array = communicator.allocate(size).view(np.float32)
+    communicator.barrier()
+    begin = time.perf_counter()
+    work = communicator.all_reduce(array, async_op=True)
+    launch = time.perf_counter() - begin
+    looks, done = [], False
+    while not done:
+        time.sleep(1e-3)
+        begin = time.perf_counter()
+        done = work.test()
+        looks.append(time.perf_counter() - begin)
+    return launch, looks
+
+
+class TorchRank:
+    """The network under PyTorch's wrapper, on gloo."""
+
+    def __init__(self, workload: str, options: dict[str, Any]) -> None:
+        import torch
+        import torch.nn.functional as F  # noqa: N812 - the usual name
+        from torch import nn
+
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo")
+        torch.manual_seed(0)
+        net: Any = build(workload, nn, F)
+        data = batch(workload, np.random.default_rng(torch.distributed.get_rank()))
+        self._x, self._target = (torch.tensor(a) for a in data)
+        if options.get("channels_last"):
+            net = net.to(memory_format=torch.channels_last)
+            self._x = self._x.contiguous(memory_format=torch.channels_last)
+        self._model = nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True)
+        kind, settings = optimizer_of(workload)
+        self._optimizer = getattr(torch.optim, kind)(net.parameters(), **settings)
+        self._loss = F.nll_loss if workload == "convnet" else F.cross_entropy
+        self.barrier = torch.distributed.barrier
+
+    def step(self) -> None:
+        """One step of training."""
+        self._optimizer.zero_grad()
+        self._loss(self._model(self._x), self._target).backward()
+        self._optimizer.step()
+
+
+def timed(step: Callable[[], None], count: int) -> list[float]:
+    """Seconds of every step."""
+    taken = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def meet_as_torch_does(place: Any, told: dict[str, Any], options: dict[str, Any]) -> None:
+    """Set the variables that PyTorch reads."""
+    os.environ |= {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.size),
+        "MASTER_ADDR": told["host"],
+        "MASTER_PORT": str(told["port"]),
+    }
+    if options.get("interface"):
+        os.environ["GLOO_SOCKET_IFNAME"] = options["interface"]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def main() -> None:
+    """Report, build, then obey until the driver hangs up."""
+    address, name, workload, given = sys.argv[1:]
+    options = json.loads(given)
+    place = discover()
+    cores = options.get("cores")
+    if cores:
+        number = place.local_rank if options.get("by_local_rank") else place.rank
+        os.sched_setaffinity(0, {cores[(number or 0) % len(cores)]})
+    if "batch" in options:
+        BATCHES[workload] = (options["batch"], *BATCHES[workload][1:])
+    stream = connect(address)
+    host = options.get("meet") or socket.gethostname()
+    say(stream, rank=place.rank, size=place.size, host=host, port=free_port())
+    meet_as_torch_does(place, json.loads(stream.readline()), options)
+    rank: Any = (TorchRank if name == "torch" else AllgradRank)(workload, options)
+    timed(rank.step, 3)
+    say(stream, ready=True)
+    for line in stream:
+        order = json.loads(line)
+        rank.barrier()
+        if "calibrate" in order:
+            say(stream, calibration=rank.calibrate())
+        elif "compute" in order:
+            say(stream, times_s=rank.compute(order["compute"], order["trace"]))
+        else:
+            say(stream, times_s=timed(rank.step, order["steps"]))
+
+
+if __name__ == "__main__":
+    main()
