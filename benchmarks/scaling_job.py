@@ -30,7 +30,7 @@ class Place:
         hosts: of the launcher "hosts".
         options: of mpiexec or srun, such as --mpi=pmi2 or -hosts a,b.
         cores: to which ranks are pinned one by one; empty: not.
-        realtime: start ranks with real-time priority.
+        realtime: ranks have real-time priority, once they are ready.
     """
 
     launcher: str
@@ -41,8 +41,6 @@ class Place:
 
     def command(self, argv: list[str], ranks: int) -> list[str]:
         """That runs `argv` as so many ranks."""
-        if self.realtime:
-            argv = ["chrt", "-r", "1", *argv]
         bin_folder = Path(sys.executable).parent
         if self.launcher == "hosts":
             assert self.hosts is not None
@@ -52,11 +50,8 @@ class Place:
             return [found or "mpiexec", *self.options, "-n", str(ranks), *argv]
         if self.launcher == "srun":
             return ["srun", *self.options, "-n", str(ranks), *argv]
-        # `allgrad run` starts Python scripts: chrt goes around the whole of it
-        around = argv[: argv.index(sys.executable)]
-        script = argv[len(around) + 1 :]
-        run = [str(bin_folder / "allgrad"), "run", "--no-prefix", "-n", str(ranks), *self.options]
-        return [*around, *run, *script]
+        run = [str(bin_folder / "allgrad"), "run", "--no-prefix", "-n", str(ranks)]
+        return [*run, *self.options, *argv[1:]]  # it chooses the interpreter itself
 
     def environ(self) -> dict[str, str]:
         """For the command."""
@@ -67,13 +62,11 @@ class Place:
 
     def about_ranks(self) -> dict[str, Any]:
         """What a worker needs to know."""
+        common = {"cores": self.cores, "realtime": self.realtime}
         if self.launcher == "hosts":
-            return {"cores": self.cores, "meet": "10.77.0.1", "interface": "eth0"}
-        return {
-            "cores": self.cores,
-            "by_local_rank": True,
-            "meet": None if self.launcher == "srun" else "127.0.0.1",
-        }
+            return common | {"meet": "10.77.0.1", "interface": "eth0"}
+        meet = None if self.launcher == "srun" else "127.0.0.1"
+        return common | {"by_local_rank": True, "meet": meet}
 
 
 class Job:
@@ -127,8 +120,10 @@ class Job:
     def _accept(self, server: socket.socket) -> None:
         first: dict[str, Any] = {}
         while len(self._streams) < self.ranks:
-            stream = server.accept()[0].makefile("rw")
+            with server.accept()[0] as link:  # the stream keeps it open
+                stream = link.makefile("rw")
             if self._address.startswith("tcp:") and stream.readline().strip() != self._token:
+                stream.close()
                 continue
             told = self._read(stream)
             if told["size"] != self.ranks:

@@ -19,6 +19,7 @@ import json
 import os
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,30 +74,58 @@ def _wire_bytes(hosts: int, size: int) -> float:
     return float(size) if hosts == 2 else 2 * (hosts - 1) / hosts * size
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One row."""
-    title, _, where = name.partition("@")
-    workload = title.split()[0]
-    count_text, _, rate = where.partition("x")
-    count = int(count_text)
+@dataclass(frozen=True)
+class Row:
+    """What is run where.
+
+    Attributes:
+        workload: of `workloads.py`, or "paced".
+        given: to the worker.
+        hosts, rate: how many, and what tc writes.
+        realtime: whether with real-time priority.
+    """
+
+    workload: str
+    given: dict[str, Any]
+    hosts: int
+    rate: str
+    realtime: bool
+
+    @classmethod
+    def named(cls, name: str, realtime: bool) -> Row:
+        """One of `ROWS`."""
+        title, _, where = name.partition("@")
+        hosts, _, rate = where.partition("x")
+        return cls(title.split()[0], ROWS[name], int(hosts), rate, realtime)
+
+
+def measure(row: Row, rounds: int, seconds: float) -> dict[str, Any]:
+    """Predict and measure, in turns.
+
+    Args:
+        row: what is run where.
+        rounds: how often.
+        seconds: per round and kind of step.
+
+    Raises:
+        HostsError: hosts cannot be made here.
+    """
     cores = sorted(os.sched_getaffinity(0))
-    with Hosts(count, rate) as hosts:
-        place = Place("hosts", hosts, cores=cores, realtime=options.realtime)
-        job = Job(place, "allgrad", workload, count, **ROWS[name])
+    with Hosts(row.hosts, row.rate) as hosts:
+        place = Place("hosts", hosts, cores=cores, realtime=row.realtime)
+        job = Job(place, "allgrad", row.workload, row.hosts, **row.given)
         try:
-            network, told = calibrated(job, rate)
+            network, told = calibrated(job, row.rate)
             first = statistics.median(job.steps(5)[0])
-            steps = max(8, int(options.seconds / first))
-            rounds = [
-                _round(job, network, Cluster(count, 1, network), steps, turn)
-                for turn in range(options.rounds)
-            ]
+            steps = max(6, int(seconds / first))
+            cluster = Cluster(row.hosts, 1, network)
+            taken = [_round(job, network, cluster, steps, turn) for turn in range(rounds)]
         finally:
             job.close()
-    return {"row": name, "options": ROWS[name], "steps": steps, "calibration": told,
+    return {"options": row.given, "steps": steps, "calibration": told,
             "network": {"bytes_per_s": network.link.bandwidth_bytes_per_s,
                         "latency_s": network.link.latency_s, **vars(network.costs)},
-            "rounds": rounds}  # fmt: skip
+            "rounds": taken}  # fmt: skip
 
 
 def _round(job: Job, network: Network, cluster: Cluster, steps: int, turn: int) -> dict[str, float]:
@@ -148,7 +177,8 @@ def main() -> None:
     rows = []
     for name in options.rows:
         try:
-            rows.append(measure(name, options))
+            row = Row.named(name, options.realtime)
+            rows.append({"row": name} | measure(row, options.rounds, options.seconds))
         except HostsError as error:
             print(f"| {name} | skipped: {error} |")
             continue

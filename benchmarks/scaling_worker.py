@@ -4,6 +4,7 @@ Reports to the driver over a socket, says who it is, and is told where PyTorch's
 per line that comes in:
 
     {"steps": n}                 make n steps; answer their seconds
+    {"steps": n, "trace": DIR}   the same with a trace in DIR
     {"compute": n, "trace": DIR} make n steps whose gradients do not travel, with a trace in DIR
     {"calibrate": true}          time all-reduces and what they take of this core
 """
@@ -71,7 +72,7 @@ class AllgradRank:
         self.model = ddp.DistributedDataParallel(self.net)
         self._optimizer = getattr(optim, kind)(self.net.parameters(), **settings)
         self._loss = F.nll_loss if workload == "convnet" else F.cross_entropy
-        self.barrier = ddp.barrier
+        self.barrier, self.close = ddp.barrier, ddp.destroy_process_group
 
     def step(self) -> None:
         """One step of training."""
@@ -81,9 +82,15 @@ class AllgradRank:
         loss.backward()
         self._optimizer.step()
 
+    def traced(self, steps: int, folder: str) -> list[float]:
+        """Steps with a trace."""
+        from allgrad import ddp
+
+        with ddp.trace(folder):
+            return timed(self.step, steps)
+
     def compute(self, steps: int, folder: str) -> list[float]:
         """Steps in which gradients do not travel, with a trace."""
-        from allgrad import ddp
         from allgrad.ddp.communicators.base import COMPLETED
         from allgrad.ddp.reduction import Reduction
 
@@ -99,8 +106,7 @@ class AllgradRank:
             reducer.reduction = NoReduction()
             reducer.check_every = 0  # replicas are meant to differ from now on
         try:
-            with ddp.trace(folder):
-                return timed(self.step, steps)
+            return self.traced(steps, folder)
         finally:
             if reducer is not None:
                 reducer.reduction = before
@@ -161,6 +167,7 @@ class TorchRank:
         self._optimizer = getattr(torch.optim, kind)(net.parameters(), **settings)
         self._loss = F.nll_loss if workload == "convnet" else F.cross_entropy
         self.barrier = torch.distributed.barrier
+        self.close = torch.distributed.destroy_process_group
 
     def step(self) -> None:
         """One step of training."""
@@ -191,6 +198,12 @@ def meet_as_torch_does(place: Any, told: dict[str, Any], options: dict[str, Any]
         os.environ["GLOO_SOCKET_IFNAME"] = options["interface"]
 
 
+def go_first() -> None:
+    """Real-time priority for all threads of this process; not before they have met, spinning."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.create_server(("", 0)) as free:
@@ -214,6 +227,8 @@ def main() -> None:
     meet_as_torch_does(place, json.loads(stream.readline()), options)
     rank: Any = (TorchRank if name == "torch" else AllgradRank)(workload, options)
     timed(rank.step, 3)
+    if options.get("realtime"):
+        go_first()
     say(stream, ready=True)
     for line in stream:
         order = json.loads(line)
@@ -222,8 +237,11 @@ def main() -> None:
             say(stream, calibration=rank.calibrate())
         elif "compute" in order:
             say(stream, times_s=rank.compute(order["compute"], order["trace"]))
+        elif "trace" in order:
+            say(stream, times_s=rank.traced(order["steps"], order["trace"]))
         else:
             say(stream, times_s=timed(rank.step, order["steps"]))
+    rank.close()
 
 
 if __name__ == "__main__":
