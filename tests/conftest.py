@@ -15,6 +15,7 @@ import allgrad as ag
 from allgrad import backend
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `from support...`, see support/
+pytest.register_assert_rewrite("support")
 
 
 @pytest.fixture(autouse=True, scope="session")

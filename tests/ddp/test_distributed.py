@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from support.ranks import on_ranks
 
 import allgrad as ag
 from allgrad import ddp, nn
 from allgrad.ddp import DistributedDataParallel
 from allgrad.errors import DistributedError, OptionError
-
-
-def on_ranks(function: Callable[[], Any], size: int = 2, timeout_s: float = 20.0) -> list[Any]:
-    """Run the function on ranks that are threads, inside a process group."""
-
-    def body() -> Any:
-        ddp.init_process_group(timeout=timeout_s)
-        result = function()
-        ddp.destroy_process_group()
-        return result
-
-    return ddp.run_ranks(body, size)
 
 
 def mlp(seed: int = 0) -> nn.Module:

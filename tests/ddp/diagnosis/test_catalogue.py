@@ -17,12 +17,10 @@ import numpy as np
 import pytest
 
 import allgrad as ag
-from allgrad import ddp, nn, optim
+from allgrad import ddp, nn
 from allgrad.ddp.communicators.tree import TreeSum
-from allgrad.ddp.model_averaging import PeriodicModelAverager
 from allgrad.ddp.process_group import default_group
 from allgrad.errors import DistributedError
-from allgrad.utils.data import DataLoader, TensorDataset
 
 HERE = r"test_catalogue\.py:\d+ in \w+"
 
@@ -411,51 +409,6 @@ def fewer_batches_without_join(rank: int) -> None:
     for _ in range(2 if rank == 1 else 3):
         model(x).sum().backward()
     ddp.barrier()
-
-
-def uneven(rank: int, module: nn.Module, make: Callable[[Any], Any]) -> None:
-    """Rank 1 has fewer batches, from loaders, so it would serve the others' steps if it could."""
-    model = ddp.DistributedDataParallel(module)
-    optimizer = make(model)
-    data = TensorDataset(ag.ones(4 * (2 if rank == 1 else 3), 3))
-    for (x,) in DataLoader(data, 4):
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
-    ddp.barrier()
-
-
-@fault("rank 1 had fewer batches, or left a step out. SyncBatchNorm needs all ranks", "drop_last")
-def uneven_batches_with_sync_batchnorm(rank: int) -> None:
-    net = nn.Sequential(nn.Linear(3, 2), ddp.SyncBatchNorm(2))
-    uneven(rank, net, lambda model: optim.SGD(model.parameters(), lr=0.1))
-
-
-@fault("rank 1 had fewer batches, or left a step out. ZeroRedundancyOptimizer needs all ranks")
-def uneven_batches_with_zero(rank: int) -> None:
-    def make(model: Any) -> Any:
-        return ddp.ZeroRedundancyOptimizer(model.parameters(), optim.Adam)
-
-    uneven(rank, nn.Linear(3, 2), make)
-
-
-@fault("rank 1 had fewer batches, or left a step out. ZeroRedundancyOptimizer needs all ranks")
-def uneven_batches_with_attached_zero(rank: int) -> None:
-    def make(model: Any) -> Any:
-        optimizer = ddp.ZeroRedundancyOptimizer(model.parameters(), optim.Adam)
-        optimizer.attach(model)
-        return optimizer
-
-    uneven(rank, nn.Linear(3, 2), make)
-
-
-@fault(r"rank 1 called .* while the others were in a step .*\(parameters of a ModelAverager\)")
-def uneven_batches_with_local_sgd(rank: int) -> None:
-    def make(model: Any) -> Any:
-        averager = PeriodicModelAverager(period=2)
-        return ddp.PostLocalSGDOptimizer(optim.SGD(model.parameters(), lr=0.1), averager)
-
-    uneven(rank, nn.Linear(3, 2), make)
 
 
 @fault("different models or options|bucket_cap_mb|options", "rank 1")

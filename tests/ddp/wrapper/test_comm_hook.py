@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from support.ranks import backward, data, grads, network, on_ranks
 
 import allgrad as ag
 from allgrad import ddp, nn, optim
@@ -14,34 +14,6 @@ from allgrad.ddp import DistributedDataParallel, Future
 from allgrad.ddp.futures import future_of
 from allgrad.errors import DistributedError, ShapeError
 from allgrad.utils.data import DataLoader, TensorDataset
-
-
-def on_ranks(function: Callable[[], Any], size: int = 2) -> list[Any]:
-    def body() -> Any:
-        ddp.init_process_group(timeout=20)
-        result = function()
-        ddp.destroy_process_group()
-        return result
-
-    return ddp.run_ranks(body, size)
-
-
-def network() -> nn.Module:
-    ag.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
-
-
-def backward(model: Any, x: Any, y: Any) -> None:
-    nn.functional.cross_entropy(model(ag.tensor(x)), ag.tensor(y)).backward()
-
-
-def data(count: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((count, 6)).astype(np.float32), rng.integers(0, 3, count)
-
-
-def grads(model: Any) -> np.ndarray:
-    return np.concatenate([p.grad._array.ravel() for p in model.parameters()])
 
 
 def mean_hook(state: Any, bucket: Any) -> Any:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from support.ranks import on_ranks
 
 import allgrad as ag
 from allgrad import ddp, nn, optim
 from allgrad.ddp import DistributedDataParallel
 from allgrad.errors import DistributedError
 from allgrad.utils.data import DataLoader, TensorDataset
-
-
-def on_ranks(function: Callable[[], Any], size: int = 2, destroy: bool = True) -> list[Any]:
-    def body() -> Any:
-        ddp.init_process_group(timeout=20)
-        result = function()
-        if destroy:
-            ddp.destroy_process_group()
-        return result
-
-    return ddp.run_ranks(body, size)
 
 
 def network() -> nn.Module:

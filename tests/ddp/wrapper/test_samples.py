@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
+from support.ranks import backward, data, grads, network, on_ranks
 
 import allgrad as ag
 from allgrad import ddp, nn
 from allgrad.ddp import DistributedDataParallel
 from allgrad.ddp.samples import count_samples, scale, shares_of
-
-
-def on_ranks(function: Callable[[], Any], size: int = 2) -> list[Any]:
-    def body() -> Any:
-        ddp.init_process_group(timeout=20)
-        result = function()
-        ddp.destroy_process_group()
-        return result
-
-    return ddp.run_ranks(body, size)
-
-
-def network() -> nn.Module:
-    ag.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
-
-
-def data(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((count, 6)).astype(np.float32), rng.integers(0, 3, count)
-
-
-def backward(model: Any, x: np.ndarray, y: np.ndarray) -> None:
-    nn.functional.cross_entropy(model(ag.tensor(x)), ag.tensor(y)).backward()
-
-
-def grads(model: Any) -> np.ndarray:
-    return np.concatenate([p.grad._array.ravel() for p in model.parameters()])
 
 
 def full_batch(count: int) -> np.ndarray:
