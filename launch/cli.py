@@ -10,10 +10,10 @@ import numpy as np
 
 import allgrad
 from allgrad.errors import AllgradError
-from allgrad.launch.commands import chaos, completion, predict, run, trace
+from allgrad.launch.commands import chaos, completion, doctor, predict, run, trace
 from allgrad.launch.commands.parser import Parser
 
-COMMANDS = (run, trace, predict, chaos, completion)  # in the order of --help
+COMMANDS = (run, doctor, trace, predict, chaos, completion)  # in the order of --help
 
 
 def build_parser() -> Parser:

@@ -32,19 +32,16 @@ def find_mpi(environ: Mapping[str, str] = os.environ, asked: str | None = None) 
             f"several ranks need mpi4py, which {sys.executable} does not have; install it and an "
             f"MPI by: {_INSTALL}"
         )
-    beside = Path(sys.executable).parent / "mpiexec"
     if asked is not None:
         path = shutil.which(asked, path=environ.get("PATH"))
         if path is None:
             raise LaunchError(f"--mpiexec {asked}: no such program")
-    elif os.access(beside, os.X_OK):
-        path = str(beside)
     else:
-        path = shutil.which("mpiexec", path=environ.get("PATH"))
+        path = mpiexec_path(environ)
     if path is None:
         raise LaunchError(
-            f"several ranks need mpiexec, which is neither in {beside.parent} nor on PATH; install "
-            f"an MPI by: {_INSTALL}"
+            f"several ranks need mpiexec, which is neither in {Path(sys.executable).parent} nor on "
+            f"PATH; install an MPI by: {_INSTALL}"
         )
     return identify(path)
 
@@ -65,11 +62,20 @@ def pmi_of(mpi: MpiRuntime | None, asked: str) -> str:
     return "pmix" if mpi is not None and mpi.flavour == "openmpi" else "pmi2"
 
 
-def identify(path: str) -> MpiRuntime:
+def mpiexec_path(environ: Mapping[str, str]) -> str | None:
+    """The path of ``mpiexec``: the one beside this Python, else the first on PATH; None: none."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    if os.access(beside, os.X_OK):
+        return str(beside)
+    return shutil.which("mpiexec", path=environ.get("PATH"))
+
+
+def identify(path: str, timeout_s: float = _VERSION_TIMEOUT_S) -> MpiRuntime:
     """Ask an ``mpiexec`` what it is.
 
     Args:
         path: absolute path of the program.
+        timeout_s: for its answer.
 
     Raises:
         LaunchError: it does not answer, or as nothing that we know.
@@ -79,7 +85,7 @@ def identify(path: str) -> MpiRuntime:
             [path, "--version"],
             capture_output=True,
             text=True,
-            timeout=_VERSION_TIMEOUT_S,
+            timeout=timeout_s,
             stdin=subprocess.DEVNULL,
             check=False,
         )

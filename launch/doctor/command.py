@@ -1,0 +1,207 @@
+"""``allgrad doctor``: from options to a report and an exit code.
+
+Outside of a job it looks at this host and starts a small job of its own. As one rank of a job it
+meets the other ranks, and rank 0 speaks for all. MPI is started in a child process only: one that
+does not fit ends the process that starts it, and the report would be lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from allgrad.ddp.communicators.thread import current_thread_rank
+from allgrad.launch.cores import available_cores
+from allgrad.launch.doctor.checks import check
+from allgrad.launch.doctor.facts import MIB, Facts, World
+from allgrad.launch.doctor.finding import BROKEN, Finding, broken, merged, warning
+from allgrad.launch.doctor.gather import gather
+from allgrad.launch.doctor.report import Report
+from allgrad.launch.doctor.self_test import Result
+
+JOB_TIMEOUT_S = 20
+_DEFAULT_RANKS = 4  # at most; fewer where there are fewer cores
+_SLOW_GIGABYTES_PER_S = 0.1
+_SELF_TEST = "allgrad.launch.doctor.self_test"
+# With these MPI cannot start, or would be misled; the rest does not keep ranks from meeting.
+_FATAL = frozenset(
+    "mpi4py_missing mpi_library_missing mpi4py_libmpi_wrong mpiexec_missing wrong_mpi_for_mpi4py "
+    "contradicting_variables stale_environment all_are_rank_0 launcher_of_another_mpi "
+    "wrong_srun_mpi srun_without_pmi more_ranks_than_slots shm_unusable tmpdir_unusable "
+    "interface_missing interface_down python_differs".split()
+)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look, check, measure, report; return the exit code."""
+    if options.hosts or options.hostfile:
+        return _on_hosts(options)
+    threads = current_thread_rank()
+    if threads is not None and threads[1] != 0:
+        return 0
+    begin = time.monotonic()
+    facts = gather(os.environ, ranks=options.nproc or min(_DEFAULT_RANKS, len(available_cores())))
+    findings = check([facts])
+    seconds = time.monotonic() - begin
+    why_not = _why_not(options, facts, findings, threads is not None)
+    if facts.in_job and threads is None:
+        report = _in_job(facts, findings, why_not)
+    else:
+        report = _alone(facts, findings, why_not)
+    report = replace(report, seconds=seconds)
+    if facts.place is not None and facts.in_job and facts.place.rank != 0:
+        return _say_from_another_rank(report)
+    text = report.to_json() if options.json else "\n".join(report.lines())
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+    return report.exit_code(options.strict)
+
+
+def _why_not(
+    options: argparse.Namespace, facts: Facts, findings: Sequence[Finding], threads: bool
+) -> str:
+    """Why there is no self test; "" where there is one."""
+    fatal = [finding.name for finding in findings if finding.name in _FATAL]
+    if fatal:
+        return f"{', '.join(fatal)} must be mended first"
+    if any(f.severity == BROKEN and f.name == "shm_too_small" for f in findings):
+        return "shm_too_small must be mended first"
+    if options.no_self_test:
+        return "--no-self-test"
+    if threads:
+        return "the ranks are threads of one process (--debug)"
+    return "" if facts.total_ranks > 1 else "one rank has nobody to talk to; try -n 2"
+
+
+def _alone(facts: Facts, findings: Sequence[Finding], why_not: str) -> Report:
+    """Outside of a job: start one for the self test."""
+    if why_not:
+        return Report((facts,), tuple(findings), not_run=why_not)
+    command = [sys.executable, "-m", "allgrad.launch.cli", "run", "-n", str(facts.ranks)]
+    command += ["--no-prefix", "--timeout", str(JOB_TIMEOUT_S), "-m", _SELF_TEST]
+    command += ["--mib", str(_largest_mib(facts))]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=JOB_TIMEOUT_S + 10,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _failed(facts, findings, f"`allgrad run` did not end within {JOB_TIMEOUT_S + 10} s")
+    result = Result.find(done.stdout)
+    if result is None or result.problem or done.returncode != 0:
+        problem = result.problem if result is not None else ""
+        return _failed(facts, findings, problem or _tail(done.returncode, done.stderr))
+    return _measured((facts,), findings, result)
+
+
+def _in_job(facts: Facts, findings: Sequence[Finding], why_not: str) -> Report:
+    """As one rank of a job: compare with the others, measure together."""
+    if why_not and (why_not != "--no-self-test" or facts.place is None):
+        return Report((facts,), tuple(findings), not_run=why_not)
+    mib = 0.0 if why_not else _largest_mib(facts)
+    try:
+        # Inherited descriptors stay open: MPICH's launcher speaks to its ranks through one.
+        done = subprocess.run(
+            [sys.executable, "-m", _SELF_TEST, "--facts", "--mib", str(mib)],
+            input=facts.to_json(),
+            capture_output=True,
+            text=True,
+            timeout=JOB_TIMEOUT_S,
+            close_fds=False,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _with_world(facts, World(problem=f"no connection within {JOB_TIMEOUT_S} s"))
+    result = Result.find(done.stdout)
+    if result is None:
+        return _with_world(facts, World(problem=_tail(done.returncode, done.stderr)))
+    if result.problem or not result.facts:
+        return _with_world(facts, World(result.rank, result.size, result.problem))
+    job = tuple(Facts.from_json(text) for text in result.facts)
+    return replace(_measured(job, check(job), result), not_run=why_not)
+
+
+def _with_world(facts: Facts, world: World) -> Report:
+    facts = replace(facts, world=world)
+    return Report((facts,), tuple(check([facts])), not_run="the ranks did not meet")
+
+
+def _measured(job: tuple[Facts, ...], findings: Sequence[Finding], result: Result) -> Report:
+    found = list(findings)
+    hosts = {facts.host.name for facts in job}
+    if len(hosts) > 1 and result.rows:
+        last = result.rows[-1]
+        if last.gigabytes_per_s < _SLOW_GIGABYTES_PER_S:
+            found.append(
+                warning(
+                    "slow_network",
+                    f"{len(hosts)} hosts average gradients at {last.gigabytes_per_s * 1e3:.0f} "
+                    "MB/s: less than 1 Gbit/s gives",
+                    "look which interface is used (UCX_NET_DEVICES, FI_TCP_IFACE, "
+                    "OMPI_MCA_btl_tcp_if_include) and its speed: ethtool NAME",
+                )
+            )
+    ordered = merged([(rank, "", f) for f in found for rank in range(len(job))], len(job))
+    placed = [f if f.where else _again(f, found) for f in ordered]
+    return Report(job, tuple(placed), result.rows, result.size, result.communicator)
+
+
+def _again(finding: Finding, found: Sequence[Finding]) -> Finding:
+    return next((other for other in found if replace(other, where="") == finding), finding)
+
+
+def _failed(facts: Facts, findings: Sequence[Finding], problem: str) -> Report:
+    finding = broken(
+        "self_test_failed",
+        f"{facts.ranks} ranks could not average an array: {problem}",
+        f"see what `allgrad run -v -n {facts.ranks} -m {_SELF_TEST}` says",
+    )
+    found = merged([(0, facts.host.name, each) for each in (finding, *findings)], 1)
+    return Report((facts,), tuple(found), not_run="it failed")
+
+
+def _say_from_another_rank(report: Report) -> int:
+    """Other ranks speak where they cannot reach rank 0: what keeps them from it."""
+    fatal = [finding for finding in report.findings if finding.name in _FATAL]
+    place, host = report.job[0].place, report.job[0].host.name
+    rank = 0 if place is None else place.rank
+    if len(report.job) > 1 or not report.not_run:
+        return 0
+    for finding in fatal:
+        sys.stderr.write(
+            f"[rank {rank} on {host}] {finding.severity}: {finding.name}\n"
+            f"  cause: {finding.cause}\n  fix:   {finding.fix}\n"
+        )
+    return report.exit_code(strict=False) if fatal else 0
+
+
+def _largest_mib(facts: Facts) -> float:
+    """The largest array of the self test that surely fits into shared memory."""
+    free = facts.shared_memory.free_bytes / MIB / max(facts.ranks_here, 1)
+    return 25.0 if free > 100 else 1.0
+
+
+def _tail(code: int, errors: str) -> str:
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return f"exit code {code}: " + " | ".join(lines[-4:])
+
+
+def _on_hosts(options: argparse.Namespace) -> int:
+    """Start the doctor as the ranks of a job on these hosts."""
+    command = [sys.executable, "-m", "allgrad.launch.cli", "run", "--no-prefix"]
+    for option, value in (("-n", options.nproc), ("-H", options.hosts)):
+        command += [option, str(value)] if value else []
+    command += ["--hostfile", options.hostfile] if options.hostfile else []
+    command += ["-m", "allgrad.launch.doctor"]
+    flags = ("json", "no_self_test", "strict")
+    command += [f"--{name.replace('_', '-')}" for name in flags if getattr(options, name)]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
