@@ -1,15 +1,14 @@
 """From a backend's name and a place in a job to the communicator that fits.
 
 Stage of the flow: inside `init_process_group`. May import: `environment`, `segments`,
-`spellings`, `communicators`, ``allgrad.errors``.
+`spellings`, `torchrun`, `communicators`, ``allgrad.errors``.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
-from allgrad.ddp import environment, segments, spellings
+from allgrad.ddp import environment, segments, spellings, torchrun
 from allgrad.ddp.communicators.base import Communicator
 from allgrad.ddp.communicators.local import LocalCommunicator
 from allgrad.ddp.communicators.thread import ThreadCommunicator, current_thread_rank
@@ -67,6 +66,8 @@ def _of_processes(
                 f"{place.size}; leave backend out"
             )
         return LocalCommunicator(timeout_s), place
+    if torchrun.applies(place, os.environ):
+        torchrun.meet(place, os.environ, timeout_s)
     try:
         from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
@@ -98,19 +99,12 @@ def _of_processes(
 def _with_hosts(
     place: environment.RankEnvironment, rank: int, size: int, hosts: list[list[int]]
 ) -> environment.RankEnvironment:
-    """Fill in where the rank is, by what MPI sees, as far as the launcher does not say it."""
+    """Where the rank is, by what MPI sees, as far as the launcher does not say it."""
     node = next(i for i, ranks in enumerate(hosts) if rank in ranks)
-    seen = {
-        "local_rank": hosts[node].index(rank),
-        "local_size": len(hosts[node]),
-        "node_rank": node,
-        "node_count": len(hosts),
-    }
-    told = {name: getattr(place, name) for name in seen}
+    seen = (hosts[node].index(rank), len(hosts[node]), node, len(hosts))
     if place.launcher == "none":  # MPI was asked for where no launcher is known
-        told = {}
-    missing = {name: value for name, value in seen.items() if told.get(name) is None}
-    return replace(place, rank=rank, size=size, **missing)
+        return environment.RankEnvironment(rank, size, *seen, "none")
+    return environment.fill_in(place, *seen)
 
 
 def check_world(place: environment.RankEnvironment, rank: int, size: int, library: str) -> None:

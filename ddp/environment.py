@@ -217,15 +217,25 @@ def _add_places(
         local_size = other.local_size
         if local_size is None and other.launcher == SLURM.launcher:
             local_size = _slurm_local_size(other, environ)
-        found = {
-            "local_rank": other.local_rank,
-            "local_size": local_size,
-            "node_rank": other.node_rank,
-            "node_count": other.node_count,
-        }
-        missing = {k: v for k, v in found.items() if getattr(place, k) is None}
-        place = replace(place, **missing)
+        place = fill_in(place, other.local_rank, local_size, other.node_rank, other.node_count)
     return place
+
+
+def fill_in(
+    place: RankEnvironment,
+    local_rank: int | None,
+    local_size: int | None,
+    node_rank: int | None,
+    node_count: int | None,
+) -> RankEnvironment:
+    """Fill in where the rank is, as far as the launcher does not say it."""
+    return replace(
+        place,
+        local_rank=local_rank if place.local_rank is None else place.local_rank,
+        local_size=local_size if place.local_size is None else place.local_size,
+        node_rank=node_rank if place.node_rank is None else place.node_rank,
+        node_count=node_count if place.node_count is None else place.node_count,
+    )
 
 
 def _slurm_local_size(step: RankEnvironment, environ: Mapping[str, str]) -> int | None:

@@ -137,9 +137,10 @@ def init_process_group(
 ) -> None:
     """Join the ranks of this job; every rank calls it once, before any collective.
 
-    Rank and size come from the launcher: ``allgrad run``, ``mpiexec``, ``srun``, the threads of
-    `run_ranks`, or nothing, which means one rank and needs no MPI. Ranks do not look for each other
-    by ``tcp://``, ``MASTER_ADDR`` or a store: what is said there is checked against the launcher.
+    Rank and size come from the launcher: ``allgrad run``, ``mpiexec``, ``srun``, torchrun, the
+    threads of `run_ranks`, or nothing, which means one rank and needs no MPI. Only torchrun's ranks
+    look for each other, at ``MASTER_ADDR``; what ``tcp://`` or a store say is checked against the
+    launcher.
 
     Args:
         backend: None, "gloo" or "mpi" take the communicator of the CPU that fits the launcher

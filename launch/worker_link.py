@@ -123,7 +123,8 @@ def name_as_torchrun(environ: MutableMapping[str, str]) -> None:
     if place is None:
         return
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-    environ |= {name: str(n) for name, n in zip((*names, "GROUP_WORLD_SIZE"), place, strict=True)}
+    for name, number in zip((*names, "GROUP_WORLD_SIZE"), place, strict=True):
+        environ[name] = str(number)
     environ.setdefault("MASTER_ADDR", "127.0.0.1")
     environ.setdefault("MASTER_PORT", "29500")
 

@@ -48,6 +48,8 @@ def stale_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
         for group in (family.rank, family.size, family.local_rank, family.local_size)
         for name in (*group, *family.node_rank, *family.node_count)
     }
-    prefixes = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_", "HYDI_", "ALLGRAD_SUPERVIS", "ALLGRAD_BIND")
-    prefixes += ("ALLGRAD_RANKS_PER_HOST",)
-    return tuple(sorted(name for name in environ if name in names or name.startswith(prefixes)))
+    prefixes = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_", "HYDI_")
+    ours = ("ALLGRAD_SUPERVIS", "ALLGRAD_BIND", "ALLGRAD_RANKS_PER_HOST")
+    return tuple(
+        sorted(name for name in environ if name in names or name.startswith(prefixes + ours))
+    )

@@ -5,11 +5,18 @@ The rows of srun and sbatch are in tests/slurm, which has a cluster.
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from support import openmpi
+from support import launch_scenarios, openmpi
 from support.launch_scenarios import SCENARIOS, Launch
+
+from allgrad.launch.mpi_runtime import find_mpi
 
 PYTHON = sys.executable
 RUN = (PYTHON, "-m", "allgrad.launch.cli", "run")
@@ -42,12 +49,25 @@ def open_mpi(request):
     return Launch(argv, mpi.environ, interrupted=(1, 130))
 
 
+def like_torchrun(request):
+    request.getfixturevalue("mpiexec")
+    if find_mpi().flavour != "mpich":
+        pytest.skip("only MPICH and its relatives can be joined without their launcher")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    starter = Path(__file__).parents[1] / "support" / "like_torchrun.py"
+    argv = (PYTHON, str(starter), "2", str(min(port, 65000)), PYTHON)
+    return Launch(argv, leaves_segments=True)
+
+
 LAUNCHERS = {
     "python": python,
     "allgrad run": allgrad_run,
     "allgrad run, Open MPI": allgrad_run_openmpi,
     "MPICH mpiexec": mpich,
     "Open MPI mpiexec": open_mpi,
+    "torchrun's variables": like_torchrun,
 }
 
 
@@ -56,3 +76,46 @@ LAUNCHERS = {
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_one_script(request, tmp_path, launcher, scenario):
     SCENARIOS[scenario](LAUNCHERS[launcher](request), tmp_path)
+    left = time.monotonic() + 5
+    while servers() and time.monotonic() < left:
+        time.sleep(0.05)
+    assert servers() == []
+
+
+def servers():
+    """The meeting points of torchrun's ranks that this test has started and that live."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"pmi_server.py" in line and PYTHON.encode() in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.mpi
+@pytest.mark.torch
+def test_torchrun_itself(request, tmp_path):
+    pytest.importorskip("torch")
+    like_torchrun(request)  # or skips
+    argv = (PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    launch_scenarios.start(Launch(argv), tmp_path)
+
+
+def test_torchrun_with_open_mpi_is_explained(tmp_path):
+    mpi = openmpi.need()
+    script = tmp_path / "script.py"
+    script.write_text("from allgrad import ddp\nddp.init_process_group(timeout=60)\n")
+    starter = Path(__file__).parents[1] / "support" / "like_torchrun.py"
+    done = subprocess.run(
+        [PYTHON, str(starter), "2", "29871", PYTHON, str(script)],
+        env=os.environ | mpi.environ,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Start the same script with `allgrad run -n 2 script.py`" in done.stderr

@@ -161,7 +161,7 @@ class Running:
         left = [path for path in self._segments() if path.exists()]
         if self._launch.leaves_segments:
             for path in left:
-                path.unlink()
+                path.unlink(missing_ok=True)  # the next job of ours removes it, too
         else:
             assert left == []
 
