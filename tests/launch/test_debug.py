@@ -6,6 +6,7 @@ import signal
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -312,7 +313,7 @@ def test_seeds_that_pass_and_a_deadlock(scene):
 @pytest.mark.usefixtures("mpiexec")
 @pytest.mark.parametrize("nproc", [2, 4])
 def test_digits_give_the_same_bits_as_processes(scene, nproc):
-    example = str(cli.Path(__file__).parents[2] / "examples/digits/train.py")
+    example = str(Path(__file__).parents[2] / "examples/digits/train.py")
     options = ("--synthetic", "--epochs", "1", "--no-plot", "--no-progress")
     found = []
     for kind in (["--debug"], []):

@@ -28,7 +28,10 @@ with ddp.graceful_exit() as stop:
         model.zero_grad()
         model(ag.ones(1, 2)).sum().backward()
         step += 1
-        open(f"up{rank}", "w").write(str(os.getpid()))
+        if step == 1:
+            with open(f"part{rank}", "w") as file:
+                file.write(str(os.getpid()))
+            os.replace(f"part{rank}", f"up{rank}")
         time.sleep(0.01)
         if found or stop.requested():
             manager.save(step=step, model=model)
