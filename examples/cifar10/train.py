@@ -22,15 +22,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import allgrad as ag
 import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
-from allgrad import ddp, nn, optim
-from allgrad.utils.data import DataLoader
+from allgrad import ddp, optim
 from allgrad.vision import datasets, models, transforms
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from example_parts import add_run_options, evaluate, make_loader, parts_of, say, test_loader
 
 MODELS = {
     "resnet20": models.resnet20,
@@ -51,17 +54,13 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--lr", type=float, default=0.1, help="highest learning rate for 128 images a step (0.1)")
     add("--weight-decay", type=float, default=5e-4, help="(5e-4)")
     add("--warmup-epochs", type=float, default=1.0, help="epochs of rising learning rate (1)")
-    add("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
     add("--data", type=Path, default=Path("data"), help="folder of the data sets (data)")
     add("--download", action="store_true", help="fetch what is missing there")
     add("--synthetic", action="store_true", help="made-up images instead of CIFAR-10")
     add("--synthetic-size", type=int, default=50_000, help="how many of them (50000)")
-    add("--checkpoint-dir", type=Path, default=Path("runs/cifar10"), help="(runs/cifar10)")
-    add("--resume", action="store_true", help="continue from the newest checkpoint there")
     add("--save-every", type=int, default=200, help="steps between two checkpoints (200)")
-    add("--logical-shards", type=int, help="the same bits for every number of ranks up to this")
-    add("--fingerprint", action="store_true", help="print a SHA-256 of the state per epoch")
     add("--log-every", type=int, default=50, help="steps between two lines (50)")
+    add_run_options(parser, "runs/cifar10")
     return parser.parse_args(argv)
 
 
@@ -73,9 +72,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     ag.manual_seed(options.seed)
     train_set, test_set = load_images(options)
-    train_loader = make_loader(train_set, options)
-    test_order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
-    test_loader = DataLoader(test_set, 250, sampler=test_order)
+    # a background thread makes the next batches
+    train_loader = make_loader(train_set, options, prefetch_factor=2)
+    held_out = test_loader(test_set, 250)
 
     model = ddp.DistributedDataParallel(
         MODELS[options.model](), logical_shards=options.logical_shards
@@ -91,14 +90,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     scheduler = optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
     manager = ddp.CheckpointManager(options.checkpoint_dir, keep=2)
-    parts = {
-        "model": model,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "loader": train_loader,
-    }
-    if model.logical is not None:
-        parts["shards"] = model.logical
+    parts = parts_of(model, optimizer=optimizer, scheduler=scheduler, loader=train_loader)
     first_epoch, step = 1, 0
     if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
@@ -136,7 +128,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             total = ddp.reduce_sum({"images": images_seen})
             images_per_s = total["images"] / (time.perf_counter() - begin)
 
-            accuracy = evaluate(model, test_loader)
+            accuracy = evaluate(model, held_out)
             say(
                 rank,
                 f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
@@ -147,18 +139,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "steps": step}
-
-
-def make_loader(train_set: Any, options: argparse.Namespace) -> DataLoader:
-    """This rank's batches, made ahead by a background thread."""
-    shards = options.logical_shards
-    if shards is None:
-        order = ddp.DistributedSampler(train_set, seed=options.seed)
-        return DataLoader(train_set, options.batch_size, sampler=order, prefetch_factor=2)
-    batches = ddp.ShardedBatchSampler(
-        train_set, options.batch_size * shards, shards, seed=options.seed
-    )
-    return DataLoader(train_set, batch_sampler=batches, prefetch_factor=2)
 
 
 def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -189,24 +169,6 @@ def warm_up_then_cosine(steps: int, warmup: int) -> Any:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
     return factor
-
-
-def evaluate(model: nn.Module, loader: DataLoader) -> float:
-    """Share of the images recognised; each counted once over all ranks."""
-    model.eval()
-    sums = {"correct": 0, "images": 0}
-    with ag.no_grad():
-        for images, labels in loader:
-            sums["correct"] += (model(images).argmax(1) == labels).sum().item()
-            sums["images"] += len(labels)
-    total = ddp.reduce_sum(sums)
-    return total["correct"] / total["images"]
-
-
-def say(rank: int, text: str) -> None:
-    """Print on rank 0."""
-    if rank == 0:
-        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ Needs the extra "demo" for progress bar and picture: pip install 'allgrad[demo]'
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,10 +32,13 @@ from typing import Any
 
 import allgrad as ag
 import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
-from allgrad import ddp, nn, optim
+from allgrad import ddp, optim
 from allgrad.utils.data import DataLoader
 from allgrad.vision import datasets, transforms
 from allgrad.vision.models import DigitsNet
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from example_parts import add_run_options, evaluate, make_loader, parts_of, say, test_loader
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -46,16 +50,12 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--epochs", type=int, default=15, help="passes over the training images (15)")
     add("--batch-size", type=int, default=32, help="images per rank (or shard) and step (32)")
     add("--lr", type=float, default=0.05, help="highest learning rate of the cycle (0.05)")
-    add("--seed", type=int, default=0, help="of weights, order and dropout (0)")
     add("--synthetic", action="store_true", help="made-up images instead of the scans")
-    add("--checkpoint-dir", type=Path, default=Path("runs/digits"), help="(runs/digits)")
-    add("--resume", action="store_true", help="continue from the newest checkpoint there")
     add("--amp", choices=["bf16"], help="forward pass in bfloat16 where that is safe")
     add("--check-finite", action="store_true", help="stop at the first loss that is NaN or inf")
-    add("--logical-shards", type=int, help="the same bits for every number of ranks up to this")
-    add("--fingerprint", action="store_true", help="print a SHA-256 of the state per epoch")
     add("--no-progress", action="store_true", help="no progress bar")
     add("--no-plot", action="store_true", help="no picture of the curves")
+    add_run_options(parser, "runs/digits")
     return parser.parse_args(argv)
 
 
@@ -68,9 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     ag.manual_seed(options.seed)
     train_set, test_set = load_images(options)
-    test_order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
-    train_loader = make_loader(train_set, options)
-    test_loader = DataLoader(test_set, 256, sampler=test_order)
+    train_loader, held_out = make_loader(train_set, options), test_loader(test_set, 256)
 
     # small buckets: a network this small would fit into one, with nothing left to hide it behind
     model = ddp.DistributedDataParallel(
@@ -86,14 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     ag.manual_seed(options.seed + 1 + rank)  # dropout differs between ranks
 
     manager = ddp.CheckpointManager(options.checkpoint_dir, keep=2)
-    parts = {
-        "model": model,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "loader": train_loader,
-    }
-    if model.logical is not None:
-        parts["shards"] = model.logical
+    parts = parts_of(model, optimizer=optimizer, scheduler=scheduler, loader=train_loader)
     history: list[dict[str, float]] = []
     if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
@@ -129,7 +120,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
         result = {
             "loss": trained["loss"] / trained["images"],
-            "accuracy": evaluate(model, test_loader),
+            "accuracy": evaluate(model, held_out),
             "images_per_s": trained["images"] / seconds,
         }
         history.append(result)
@@ -171,18 +162,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return summary
 
 
-def make_loader(train_set: Any, options: argparse.Namespace) -> DataLoader:
-    """This rank's batches."""
-    shards = options.logical_shards
-    if shards is None:
-        order = ddp.DistributedSampler(train_set, seed=options.seed)
-        return DataLoader(train_set, options.batch_size, sampler=order)
-    batches = ddp.ShardedBatchSampler(
-        train_set, options.batch_size * shards, shards, seed=options.seed
-    )
-    return DataLoader(train_set, batch_sampler=batches)
-
-
 def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
     """Training and held-out images, float32 (1, 8, 8), and their labels."""
     to_tensor = transforms.ToTensor()
@@ -196,18 +175,6 @@ def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
         datasets.Digits(train=True, transform=to_tensor),
         datasets.Digits(train=False, transform=to_tensor),
     )
-
-
-def evaluate(model: nn.Module, loader: DataLoader) -> float:
-    """Share of the images recognised; each counted once over all ranks."""
-    model.eval()
-    sums = {"correct": 0, "images": 0}
-    with ag.no_grad():
-        for images, labels in loader:
-            sums["correct"] += (model(images).argmax(1) == labels).sum().item()
-            sums["images"] += len(labels)
-    total = ddp.reduce_sum(sums)
-    return total["correct"] / total["images"]
 
 
 def progress(
@@ -258,12 +225,6 @@ def communication(report: dict[str, Any], world_size: int) -> str:
     if world_size == 1:
         return "no communication"
     return f"{100 * report['hidden_share']:.0f} % of the communication hidden behind backward"
-
-
-def say(rank: int, text: str) -> None:
-    """Print on rank 0."""
-    if rank == 0:
-        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def reads(
         stream = DistributedIterableDataset(
             Shuffled(LENGTH, itself), ranks, rank, shards_itself=itself, **options
         )
-        loader = DataLoader(stream, 1, num_workers=workers)
+        # workers that are forked start faster; persistent ones below are fresh interpreters
+        loader = DataLoader(
+            stream, 1, num_workers=workers, multiprocessing_context="fork" if workers else None
+        )
         found.append([[int(sample) for sample in loader] for _ in range(epochs)])
     return found
 
