@@ -2,7 +2,7 @@
 
     python benchmarks/overlap.py                        # all rows below
     python benchmarks/overlap.py --rows resnet20@link   # one of them
-    python benchmarks/overlap.py --realtime             # root, on a machine that does other things
+    python benchmarks/overlap.py --priority             # root, on a machine that does other things
 
 Rows are `workload@link`: `link` is the link model in shared memory, whose rate is chosen so that
 communication takes `--ratio` (0.6) of backward; `1gbit` and `10gbit` are two network namespaces
@@ -29,7 +29,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -82,14 +81,14 @@ class Contestant:
     """The two processes of one contestant and the sockets to them."""
 
     def __init__(
-        self, name: str, setting: Setting, hosts: Hosts | None, realtime: bool, **more: Any
+        self, name: str, setting: Setting, hosts: Hosts | None, priority: bool, **more: Any
     ) -> None:
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="allgrad-overlap-")
         path = f"{self._folder.name}/socket"
         given = json.dumps(setting.options() | more)
         worker = [sys.executable, str(HERE / "overlap_worker.py"), path, name, setting.workload]
-        argv = [*(["chrt", "-r", "1"] if realtime else []), *worker, given]
+        argv = [*(["nice", "-n", "-20"] if priority else []), *worker, given]
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
             server.listen(2)
@@ -170,15 +169,15 @@ def _local_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def contestants(
-    setting: Setting, hosts: Hosts | None, realtime: bool, torch: bool = True
+    setting: Setting, hosts: Hosts | None, priority: bool, torch: bool = True
 ) -> Iterator[list[Contestant]]:
     """Those of a row: ours, and PyTorch in its layouts (none over a modelled link)."""
     makers: list[Callable[[], Contestant]] = [
-        lambda: Contestant("allgrad", setting, hosts, realtime)
+        lambda: Contestant("allgrad", setting, hosts, priority)
     ]
     if torch and hosts is not None:
         makers += [
-            partial(Contestant, "torch", setting, hosts, realtime, channels_last=layout)
+            partial(Contestant, "torch", setting, hosts, priority, channels_last=layout)
             for layout in (False, True)
         ]
     running: list[Contestant] = []
@@ -191,10 +190,10 @@ def contestants(
             contestant.close()
 
 
-def tune(setting: Setting, hosts: Hosts | None, ratio: float, realtime: bool) -> Setting:
+def tune(setting: Setting, hosts: Hosts | None, ratio: float, priority: bool) -> Setting:
     """Choose the batch (or, over a modelled link, its rate) so that the ratio is about right."""
     for _ in range(3):
-        with contestants(setting, hosts, realtime, torch=False) as (ours,):
+        with contestants(setting, hosts, priority, torch=False) as (ours,):
             taken = ours.run(5)
             total = sum(ours.report["buckets"])
         backward = taken["compute"][1]
@@ -222,8 +221,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     )
     with contextlib.ExitStack() as stack:
         hosts = None if rate == "link" else stack.enter_context(Hosts(2, rate))
-        setting = tune(setting, hosts, options.ratio, options.realtime)
-        field = stack.enter_context(contestants(setting, hosts, options.realtime))
+        setting = tune(setting, hosts, options.ratio, options.priority)
+        field = stack.enter_context(contestants(setting, hosts, options.priority))
         first = sum(t[0] for t in field[0].run(2).values())
         steps = max(3, int(options.seconds / first))
         rounds: list[list[dict[str, tuple[float, float, float]]]] = []
@@ -293,11 +292,11 @@ def main() -> None:
     parser.add_argument("--bucket-cap-mb", type=float, help="default: that of the wrapper")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="per contestant and round")
-    parser.add_argument("--realtime", action="store_true", help="real-time priority (root)")
+    parser.add_argument("--priority", action="store_true", help="above all other processes (root)")
     parser.add_argument("--out", type=Path, help="JSON file of the raw figures")
     options = parser.parse_args()
-    if options.realtime and shutil.which("chrt") is None:
-        parser.error("--realtime needs chrt (util-linux)")
+    if options.priority and os.geteuid() != 0:
+        parser.error("--priority needs root")
     print("| row | ratio | compute, ms | after, ms | overlap, ms | hidden | gain | possible | "
           "gain of backward | work, ms | beside | PyTorch / allgrad |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
@@ -312,7 +311,7 @@ def main() -> None:
         print(line(row), flush=True)
     out = options.out or HERE / "results" / f"overlap-{time.strftime('%Y-%m-%d')}.json"
     record = {"versions": versions(), "rounds": options.rounds, "ratio": options.ratio,
-              "realtime": options.realtime, "rows": rows}  # fmt: skip
+              "priority": options.priority, "rows": rows}  # fmt: skip
     out.write_text(json.dumps(record, indent=1))
     print(f"medians over {options.rounds} rounds (range); raw figures: {out}")
 

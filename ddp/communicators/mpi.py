@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 # Read when MPI starts. Open MPI's UCX component prints an error line for every shared-memory window
@@ -42,6 +43,7 @@ from allgrad.ddp.communicators.base import (
     scale_to_mean,
 )
 from allgrad.ddp.communicators.local import LocalCommunicator
+from allgrad.ddp.communicators.mpi_background import MpiBackground
 from allgrad.ddp.communicators.mpi_inquiry import MpiInquiry
 from allgrad.ddp.communicators.mpi_pair import Pair, can_pair, start_pair
 from allgrad.ddp.communicators.splitting import adopt, agree
@@ -121,6 +123,8 @@ class MpiCommunicator(Communicator):
         self._tree_comm = comm.Dup()
         self.inquiry = MpiInquiry(self, comm.Dup(), diagnosis) if diagnosis.enabled else None
         self.flight = None if self.inquiry is None else self.inquiry.recorder
+        threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        self._background = MpiBackground(MPI, self._comm) if threads else None
         self._queue: deque[_MpiWork] = deque()  # those with pieces that have not been started
         self._closed = False
         mark_in_children(self)
@@ -241,6 +245,8 @@ class MpiCommunicator(Communicator):
             return COMPLETED
         if not async_op:
             work.wait()
+        elif self._background is not None:
+            self._background.begins(work)
         return work
 
     def check_open(self, what: str) -> None:
@@ -280,14 +286,21 @@ class MpiCommunicator(Communicator):
         A later collective begins when all pieces of the earlier ones have been started: MPI
         matches them by order, which must not depend on what has arrived when.
         """
+        if self._background is not None:
+            self._background.pushed_s = perf_counter()
         while self._queue and self._queue[0].push_on():
             self._queue.popleft()
 
     def leave(self) -> None:
         if not self._closed:
+            self._stop_background()
             mpi_exchange.post_left(self)
             if self.inquiry is not None:
                 self.inquiry.leave()
+
+    def _stop_background(self) -> None:
+        if self._background is not None:
+            self._background.close()
 
     def abort(self, code: int) -> None:
         end_all(code)
@@ -296,6 +309,7 @@ class MpiCommunicator(Communicator):
         if not self._closed:
             self.barrier()
             self._closed = True
+            self._stop_background()
             if self.inquiry is not None:
                 self.inquiry.close()
             self._tree_comm.Free()
@@ -406,7 +420,10 @@ class _MpiWork:
     def _is_complete(self) -> bool:
         self._communicator.progress()
         # not exhausted: it waits behind an earlier one, or has pieces left that wait for others
-        return self._exhausted and self.push_on() and not self._started
+        done = self._exhausted and self.push_on() and not self._started
+        if done and self._communicator._background is not None:
+            self._communicator._background.ends(self)
+        return done
 
     def wait(self) -> None:
         self._communicator.wait_until(self.test, self._what, self._number)
