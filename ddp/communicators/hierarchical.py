@@ -54,7 +54,7 @@ class HierarchicalCommunicator(Communicator):
     def __init__(self, flat: Communicator, hosts: Sequence[Sequence[int]]) -> None:
         self.rank, self.size, self.name = flat.rank, flat.size, "hierarchical"
         self.timeout_s = flat.timeout_s
-        self.flat = flat
+        self._flat = flat
         self.streams = min(len(host) for host in hosts)
         mine = next(list(host) for host in hosts if self.rank in host)
         number = mine.index(self.rank)
@@ -66,6 +66,12 @@ class HierarchicalCommunicator(Communicator):
         self._queue: deque[_HierarchicalWork] = deque()
         self._hosts = [list(host) for host in hosts]
         self._trees: dict[TreeSum, tuple[TreeSum, TreeSum] | None] = {}
+
+    @property
+    def flat(self) -> Communicator:
+        """All ranks, whatever their host; its next collective is for what this one's is for."""
+        self._flat.note, self._flat.step = self.note, self.step
+        return self._flat
 
     @property
     def parts(self) -> list[Communicator]:
@@ -100,8 +106,6 @@ class HierarchicalCommunicator(Communicator):
             self._trees[tree] = trees_of_hosts(tree, self._hosts, self.rank)
         trees = self._trees[tree]
         if trees is None:
-            for part in self.parts:
-                part.note, part.step = self.note, self.step
             return _FlatWork(self, self.flat.reduce_tree(tree, array, others, mean))
         inside, outside = trees
 
@@ -134,14 +138,19 @@ class HierarchicalCommunicator(Communicator):
         parts: _Parts,
         async_op: bool,
     ) -> Work:
-        for part in self.parts:
-            part.note, part.step = self.note, self.step
+        self.label(self.note, self.step)
         work = _HierarchicalWork(self, parts, inside(), between)
         self._queue.append(work)
         self.progress()
         if not async_op:
             work.wait()
         return work
+
+    def label(self, note: str, step: int) -> None:
+        """Let the parts of the stages say what their next collectives are for."""
+        for part in (self.inner, self.outer, self.back):
+            if part is not None:
+                part.note, part.step = note, step
 
     def progress(self) -> None:
         """Push all all-reduces on, each stage in the order of issue."""
@@ -298,6 +307,7 @@ class _HierarchicalWork:
         between: Callable[[Array], Work],
     ) -> None:  # fmt: skip
         self._c, self._parts, self._array, self._between = c, parts, parts.array, between
+        self._purpose = (c.note, c.step)  # of all stages, whatever has been issued meanwhile
         self.stage = _INSIDE
         mine = parts.shares[c.inner.rank]
         self._low, self._high = mine[0] if mine else (0, 0)
@@ -317,6 +327,7 @@ class _HierarchicalWork:
 
     def _next(self) -> None:
         c = self._c
+        c.label(*self._purpose)
         self.stage += 1
         if self.stage == _BETWEEN:
             if c.outer is not None:

@@ -55,6 +55,8 @@ def bytes_per_host(count_bytes):
         array[...] = rank
         communicator.all_reduce(array)
         assert (array == size * (size - 1) / 2).all()
+    for _ in range(2):  # what comes back from all says that what went to them has left
+        communicator.barrier()
     return (sent() - before) / 4
 
 ddp.init_process_group(timeout=60)
