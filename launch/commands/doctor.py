@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from allgrad.launch.commands.parser import at_least_one
+from allgrad.launch.commands.parser import at_least_one, seconds
 
 _EXAMPLES = """\
 examples:
@@ -42,6 +42,14 @@ def add(commands: Any) -> None:
     )
     add("-H", "--hosts", metavar="HOST:SLOTS,...", help="look at these hosts, as ranks of one job")
     add("--hostfile", metavar="FILE", help="as -H, one host per line")
+    add(
+        "--launcher",
+        choices=("local", "mpiexec", "srun"),
+        help="run as ranks of a job that this starts, as with `allgrad run`",
+    )
+    add("--mpiexec", metavar="PROGRAM", help="as for `allgrad run`")
+    add("--remote-shell", metavar="PROGRAM", help="with -H: as for `allgrad run`")
+    add("--seconds", type=seconds, default=2.0, metavar="S", help="of the self test (2)")
     add("--no-self-test", action="store_true", help="start no ranks and measure nothing")
     add("--json", action="store_true", help="print everything as one object of JSON")
     add("--strict", action="store_true", help="exit code 1 if there are warnings")

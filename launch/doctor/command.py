@@ -27,6 +27,14 @@ from allgrad.launch.doctor.self_test import Result
 JOB_TIMEOUT_S = 20
 _DEFAULT_RANKS = 4  # at most; fewer where there are fewer cores
 _SLOW_GIGABYTES_PER_S = 0.1
+_PASSED_ON = {
+    "nproc": "-n",
+    "hosts": "-H",
+    "hostfile": "--hostfile",
+    "launcher": "--launcher",
+    "mpiexec": "--mpiexec",
+    "remote_shell": "--remote-shell",
+}  # options that `allgrad run` has, too
 _SELF_TEST = "allgrad.launch.doctor.self_test"
 # With these MPI cannot start, or would be misled; the rest does not keep ranks from meeting.
 _FATAL = frozenset(
@@ -39,20 +47,21 @@ _FATAL = frozenset(
 
 def doctor(options: argparse.Namespace) -> int:
     """Look, check, measure, report; return the exit code."""
-    if options.hosts or options.hostfile:
+    if options.hosts or options.hostfile or options.launcher:
         return _on_hosts(options)
     threads = current_thread_rank()
     if threads is not None and threads[1] != 0:
         return 0
     begin = time.monotonic()
-    facts = gather(os.environ, ranks=options.nproc or min(_DEFAULT_RANKS, len(available_cores())))
+    ranks = options.nproc or min(_DEFAULT_RANKS, len(available_cores()))
+    facts = gather(os.environ, ranks, options.mpiexec)
     findings = check([facts])
     seconds = time.monotonic() - begin
     why_not = _why_not(options, facts, findings, threads is not None)
     if facts.in_job and threads is None:
-        report = _in_job(facts, findings, why_not)
+        report = _in_job(options, facts, findings, why_not)
     else:
-        report = _alone(facts, findings, why_not)
+        report = _alone(options, facts, findings, why_not)
     report = replace(report, seconds=seconds)
     if facts.place is not None and facts.in_job and facts.place.rank != 0:
         return _say_from_another_rank(report)
@@ -78,24 +87,28 @@ def _why_not(
     return "" if facts.total_ranks > 1 else "one rank has nobody to talk to; try -n 2"
 
 
-def _alone(facts: Facts, findings: Sequence[Finding], why_not: str) -> Report:
+def _alone(
+    options: argparse.Namespace, facts: Facts, findings: Sequence[Finding], why_not: str
+) -> Report:
     """Outside of a job: start one for the self test."""
     if why_not:
         return Report((facts,), tuple(findings), not_run=why_not)
     command = [sys.executable, "-m", "allgrad.launch.cli", "run", "-n", str(facts.ranks)]
-    command += ["--no-prefix", "--timeout", str(JOB_TIMEOUT_S), "-m", _SELF_TEST]
-    command += ["--mib", str(_largest_mib(facts))]
+    patience_s = JOB_TIMEOUT_S + options.seconds
+    command += ["--no-prefix", "--timeout", str(patience_s), "-m", _SELF_TEST]
+    command += ["--mib", str(_largest_mib(facts)), "--seconds", str(options.seconds)]
+    command[4:4] = ["--mpiexec", options.mpiexec] if options.mpiexec else []
     try:
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=JOB_TIMEOUT_S + 10,
+            timeout=patience_s + 10,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _failed(facts, findings, f"`allgrad run` did not end within {JOB_TIMEOUT_S + 10} s")
+        return _failed(facts, findings, f"`allgrad run` did not end within {patience_s + 10} s")
     result = Result.find(done.stdout)
     if result is None or result.problem or done.returncode != 0:
         problem = result.problem if result is not None else ""
@@ -103,19 +116,22 @@ def _alone(facts: Facts, findings: Sequence[Finding], why_not: str) -> Report:
     return _measured((facts,), findings, result)
 
 
-def _in_job(facts: Facts, findings: Sequence[Finding], why_not: str) -> Report:
+def _in_job(
+    options: argparse.Namespace, facts: Facts, findings: Sequence[Finding], why_not: str
+) -> Report:
     """As one rank of a job: compare with the others, measure together."""
     if why_not and (why_not != "--no-self-test" or facts.place is None):
         return Report((facts,), tuple(findings), not_run=why_not)
     mib = 0.0 if why_not else _largest_mib(facts)
+    command = [sys.executable, "-m", _SELF_TEST]
     try:
         # Inherited descriptors stay open: MPICH's launcher speaks to its ranks through one.
         done = subprocess.run(
-            [sys.executable, "-m", _SELF_TEST, "--facts", "--mib", str(mib)],
+            [*command, "--facts", "--mib", str(mib), "--seconds", str(options.seconds)],
             input=facts.to_json(),
             capture_output=True,
             text=True,
-            timeout=JOB_TIMEOUT_S,
+            timeout=JOB_TIMEOUT_S + options.seconds,
             close_fds=False,
             check=False,
         )
@@ -174,8 +190,9 @@ def _say_from_another_rank(report: Report) -> int:
     fatal = [finding for finding in report.findings if finding.name in _FATAL]
     place, host = report.job[0].place, report.job[0].host.name
     rank = 0 if place is None else place.rank
-    if len(report.job) > 1 or not report.not_run:
-        return 0
+    first_of_host = place is None or not place.local_rank
+    if len(report.job) > 1 or not report.not_run or not first_of_host:
+        return 0  # rank 0 has said it
     for finding in fatal:
         sys.stderr.write(
             f"[rank {rank} on {host}] {finding.severity}: {finding.name}\n"
@@ -198,10 +215,11 @@ def _tail(code: int, errors: str) -> str:
 def _on_hosts(options: argparse.Namespace) -> int:
     """Start the doctor as the ranks of a job on these hosts."""
     command = [sys.executable, "-m", "allgrad.launch.cli", "run", "--no-prefix"]
-    for option, value in (("-n", options.nproc), ("-H", options.hosts)):
+    for name, option in _PASSED_ON.items():
+        value = getattr(options, name)
         command += [option, str(value)] if value else []
-    command += ["--hostfile", options.hostfile] if options.hostfile else []
     command += ["-m", "allgrad.launch.doctor"]
+    command += ["--seconds", str(options.seconds)]
     flags = ("json", "no_self_test", "strict")
     command += [f"--{name.replace('_', '-')}" for name in flags if getattr(options, name)]
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode

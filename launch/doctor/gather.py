@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from allgrad.launch import leftovers
+from allgrad.ddp import segments
 from allgrad.launch.doctor import gather_host, gather_software, nvml
 from allgrad.launch.doctor.facts import Facts, Host, Mpi, Slurm
 from allgrad.launch.doctor.gather_links import stale_variables, twins
@@ -31,18 +31,21 @@ _NAMES = frozenset(
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|_KEY")
 
 
-def gather(environ: Mapping[str, str] = os.environ, ranks: int = 1) -> Facts:
+def gather(
+    environ: Mapping[str, str] = os.environ, ranks: int = 1, mpiexec: str | None = None
+) -> Facts:
     """Write down what this process sees.
 
     Args:
         environ: its environment variables.
         ranks: how many ranks are asked for, where no launcher has started this process.
+        mpiexec: to start ranks with; None: the one that `allgrad run` finds.
     """
     environ = dict(environ)
     answers = _side_by_side(
         {
             "mpi": lambda: gather_software.mpi_library(environ, PATIENCE_S - 0.2),
-            "mpiexec": lambda: gather_software.mpiexec(environ, PATIENCE_S - 0.2),
+            "mpiexec": lambda: gather_software.mpiexec(environ, mpiexec, PATIENCE_S - 0.2),
             "slurm": lambda: gather_software.slurm(environ, PATIENCE_S - 0.2),
             "gpus": nvml.gpus,
             "addresses": gather_host.addresses,
@@ -56,11 +59,11 @@ def gather(environ: Mapping[str, str] = os.environ, ranks: int = 1) -> Facts:
         software=answers["software"] or gather_software.nothing_loaded(),
         mpi=_mpi(answers["mpi"], answers["mpiexec"]),
         host=_host(answers["addresses"]),
-        shared_memory=gather_host.folder(str(leftovers.SHARED_MEMORY)),
+        shared_memory=gather_host.folder(str(segments.SHARED_MEMORY)),
         temporary=gather_host.temporary_folder(environ),
         current=gather_host.current_folder(),
         limits=gather_host.limits(),
-        segments=tuple(str(p) for p in leftovers.abandoned(leftovers.segments())),
+        segments=gather_host.leftover_segments(segments.SHARED_MEMORY),
         interfaces=gather_host.interfaces(),
         rdma=gather_host.rdma_devices(),
         gpus=answers["gpus"] or nvml.Gpus(problem=f"no answer within {PATIENCE_S} s"),

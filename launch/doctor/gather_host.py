@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import resource
@@ -14,11 +15,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from allgrad.ddp import segments
 from allgrad.launch.cores import available_cores
 from allgrad.launch.doctor.facts import Folder, Host, Interface, Limits
 
 now = time.monotonic
-_SIOCGIFADDR = 0x8915  # linux/sockios.h
+_SIOCGIFFLAGS, _SIOCGIFADDR, _IFF_UP = 0x8913, 0x8915, 1  # linux/sockios.h, linux/if.h
 _VIRTUAL = re.compile(
     r"(docker|br-|virbr|veth|cni|flannel|cali|vbox|vmnet|lxc|lxd|podman|tun|tap|ifb|dummy|kube)"
 )
@@ -119,6 +121,12 @@ def current_folder() -> Folder:
         return Folder(".", problem=error.strerror or str(error))
 
 
+def leftover_segments(folder: Path, older_than_s: float = 60.0) -> tuple[str, ...]:
+    """Shared memory of this user's jobs of MPICH that no process maps; a young one may be new."""
+    old = [path for path in segments.segments(folder) if segments.is_old(path, older_than_s)]
+    return tuple(str(path) for path in segments.abandoned(old))
+
+
 def limits() -> Limits:
     """Those in force (the soft ones)."""
     return Limits(open_files=_limit(resource.RLIMIT_NOFILE), locked_bytes=_limit(_memory_lock()))
@@ -146,26 +154,27 @@ def interfaces(system: Path = Path("/sys/class/net")) -> tuple[Interface, ...]:
         four = _address_v4(name)
         known = ((four,) if four else ()) + tuple(six.get(name, ()))
         virtual = bool(_VIRTUAL.match(name)) or (system / name / "bridge").exists()
-        found.append(Interface(name, _is_up(system / name), known, virtual))
+        found.append(Interface(name, _is_up(name), known, virtual))
     return tuple(found)
 
 
-def _is_up(entry: Path) -> bool:
-    try:
-        return bool(int((entry / "flags").read_text(), 16) & 1)  # IFF_UP
-    except OSError:
-        return True  # not Linux: it is not known
+def _is_up(name: str) -> bool:
+    answer = _ask(name, _SIOCGIFFLAGS)
+    return answer is None or bool(struct.unpack_from("H", answer, 16)[0] & _IFF_UP)
 
 
 def _address_v4(name: str) -> str:
-    import fcntl  # noqa: PLC0415 - where there is no Linux, there is no such request either
+    answer = _ask(name, _SIOCGIFADDR)
+    return "" if answer is None else socket.inet_ntoa(answer[20:24])
 
+
+def _ask(name: str, request: int) -> bytes | None:
+    """The kernel's answer about an interface of our network namespace; None: it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            answer = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            return fcntl.ioctl(any_socket, request, struct.pack("256s", name.encode()[:15]))
         except OSError:
-            return ""  # it has none
-    return socket.inet_ntoa(answer[20:24])
+            return None
 
 
 def _addresses_v6() -> dict[str, list[str]]:

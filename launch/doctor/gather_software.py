@@ -75,9 +75,11 @@ def mpi_library(environ: Mapping[str, str], timeout_s: float) -> dict[str, str]:
     return answer
 
 
-def mpiexec(environ: Mapping[str, str], timeout_s: float) -> dict[str, str]:
-    """The ``mpiexec`` that `allgrad run` takes; fields of `Mpi`."""
-    path = mpiexec_path(environ)
+def mpiexec(environ: Mapping[str, str], asked: str | None, timeout_s: float) -> dict[str, str]:
+    """The ``mpiexec`` that `allgrad run` takes, or is told to take; fields of `Mpi`."""
+    path = shutil.which(asked, path=environ.get("PATH")) if asked else mpiexec_path(environ)
+    if path is None and asked:
+        return {"mpiexec_problem": f"--mpiexec {asked}: no such program"}
     if path is None:
         return {"mpiexec_problem": "there is none beside this Python and none on PATH"}
     try:

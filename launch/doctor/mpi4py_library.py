@@ -21,6 +21,7 @@ def look() -> dict[str, str]:
     except (ImportError, RuntimeError) as error:
         return {"problem": " ".join(str(error).split())}
     line = " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split())
+    line = line.partition(",")[0]  # Open MPI goes on with who built it where
     return {"library": line, "flavour": flavour(line), "path": loaded_file()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from allgrad.launch.doctor.checks.cores import by_host, threads_of
@@ -112,7 +112,7 @@ def _software(facts: Facts) -> Iterator[tuple[str, str]]:
     library = f"{mpi.library} ({mpi.path})" if mpi.library else "no library"
     binding = f"mpi4py {packages['mpi4py']}" if "mpi4py" in packages else "no mpi4py"
     starter = f"{mpi.mpiexec} ({mpi.mpiexec_version})" if mpi.mpiexec else "no mpiexec"
-    yield "MPI", f"{library}, {binding}; {starter}"
+    yield "MPI", f"{library}, {binding}" + ("" if facts.in_job else f"; {starter}")
     version = f"oneDNN {software.onednn_version} ({software.onednn})"
     yield "kernels", version if software.onednn else "NumPy; oneDNN does not load"
 
@@ -180,7 +180,7 @@ def _slurm(facts: Facts) -> str:
     job = facts.environ.get("SLURM_JOB_ID")
     inside = f"; inside of job {job}" if job else ""
     if slurm.problem:
-        return f"installed, but no cluster answers ({slurm.problem[:80]}){inside}"
+        return f"installed, but no cluster answers (`scontrol show config` says why){inside}"
     kinds = f"--mpi={'|'.join(slurm.plugins)}" if slurm.plugins else "kinds of --mpi not known"
     return f"{slurm.version}, {kinds}, default {slurm.default}{inside}"
 
@@ -212,8 +212,3 @@ def _count(number: int, what: str) -> str:
 
 def _limit(number: int) -> str:
     return "any number of" if number < 0 else str(number)
-
-
-def selected(findings: Sequence[Finding], severity: str) -> list[Finding]:
-    """The findings of one severity."""
-    return [finding for finding in findings if finding.severity == severity]

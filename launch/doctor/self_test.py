@@ -27,7 +27,6 @@ from allgrad.ddp.tracing.clock import align
 from allgrad.errors import AllgradError
 
 MARK = "allgrad-doctor-result "
-BUDGET_S = 2.0  # for all sizes together
 PATIENCE_S = 12.0
 _KIB = 1 << 10
 _SIZES = (4, 64 * _KIB, _KIB * _KIB, 25 * _KIB * _KIB)  # the last is a bucket of gradients
@@ -91,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run as one rank; print the result on every rank that was given facts, else on rank 0."""
     parser = argparse.ArgumentParser(prog="python -m allgrad.launch.doctor.self_test")
     parser.add_argument("--facts", action="store_true", help="read this rank's facts from stdin")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for all sizes together")
     parser.add_argument("--mib", type=float, default=25.0, help="largest array")
     options = parser.parse_args(arguments)
     if options.facts:
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     facts = sys.stdin.read() if options.facts else ""
     place = discover()
     try:
-        result = _join(place, facts, options.mib)
+        result = _join(place, facts, options.mib, options.seconds)
     except (AllgradError, ImportError, RuntimeError) as error:
         result = Result(place.rank, problem=" ".join(str(error).split()))
     if options.facts or result.rank == 0 or result.problem:
@@ -115,7 +115,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _join(place: RankEnvironment, facts: str, largest_mib: float) -> Result:
+def _join(place: RankEnvironment, facts: str, largest_mib: float, seconds: float) -> Result:
     if place.size > 1:
         from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
 
@@ -128,7 +128,8 @@ def _join(place: RankEnvironment, facts: str, largest_mib: float) -> Result:
     clock = align(c, now=time.time).seconds
     everybody = c.all_gather_object([clock, facts])
     check(c)
-    rows = measure(c, [size for size in _SIZES if size <= largest_mib * _KIB * _KIB])
+    sizes = [size for size in _SIZES if size <= largest_mib * _KIB * _KIB]
+    rows = tuple(measure(c, size, seconds / len(sizes)) for size in sizes)
     result = Result(
         c.rank,
         c.size,
@@ -167,12 +168,14 @@ def check(c: Communicator) -> None:
         )
 
 
-def measure(c: Communicator, sizes: list[int]) -> tuple[Row, ...]:
-    """Collective. Times of all-reduces that average, as gradients are averaged."""
-    return tuple(_row(c, size, BUDGET_S / len(sizes)) for size in sizes)
+def measure(c: Communicator, size_bytes: int, budget_s: float) -> Row:
+    """Collective. Time all-reduces that average, as gradients are averaged.
 
-
-def _row(c: Communicator, size_bytes: int, budget_s: float) -> Row:
+    Args:
+        c: communicator of the ranks.
+        size_bytes: of the array of each rank.
+        budget_s: time for all rounds together; there are at least three.
+    """
     array = c.allocate(size_bytes).view(np.float32)
     array[:] = 1
     _time(c, array)  # pages are touched, connections made

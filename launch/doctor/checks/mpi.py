@@ -63,7 +63,8 @@ def mpiexec_missing(facts: Facts) -> Iterator[Finding]:
 def mpiexec_of_another_mpi(facts: Facts) -> Iterator[Finding]:
     """Ranks started by one MPI's mpiexec that load another's library never meet."""
     mpi = facts.mpi
-    if not (mpi.flavour and mpi.mpiexec_flavour) or mpi.flavour == mpi.mpiexec_flavour:
+    known = mpi.flavour and mpi.mpiexec_flavour and not facts.in_job
+    if not known or mpi.flavour == mpi.mpiexec_flavour:
         return
     ours, theirs = NAMES[mpi.flavour], NAMES[mpi.mpiexec_flavour]
     yield broken(

@@ -50,7 +50,7 @@ def leftover_segments(facts: Facts) -> Iterator[Finding]:
         yield warning(
             "leftover_shared_memory",
             f"{len(facts.segments)} segments of killed jobs take up shared memory: {few}",
-            "if no job is just starting: rm /dev/shm/mpich_shm_* (`allgrad run` removes its own)",
+            "rm them; the next job removes those that are older than ten minutes",
         )
 
 
