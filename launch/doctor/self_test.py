@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from allgrad import ddp
+from allgrad.ddp import torchrun
 from allgrad.ddp.communicators.base import Communicator
 from allgrad.ddp.environment import RankEnvironment, discover
 from allgrad.ddp.process_group import default_group
@@ -117,7 +119,9 @@ def _end_with_parent() -> None:
 
 def _join(place: RankEnvironment, facts: str, largest_mib: float, seconds: float) -> Result:
     if place.size > 1:
-        from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
+        if torchrun.applies(place, os.environ):
+            torchrun.meet(place, os.environ, PATIENCE_S)
+        from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - the import starts MPI
 
         comm, _ = mpi.world()
         rank, size = comm.Get_rank(), comm.Get_size()

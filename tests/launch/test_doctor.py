@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -344,7 +345,26 @@ def test_torchrun_without_mpi(mpiexec):
     found = report["found"]["separate_worlds"]
     assert "started rank 0 of 2, but MPI sees rank 0 of 1" in found["cause"]
     assert "allgrad run -n 2" in found["fix"]
+    assert "set MASTER_ADDR and MASTER_PORT" in found["fix"]
     assert done.returncode == 2
+
+
+@pytest.mark.mpi
+def test_torchrun_that_meets(mpiexec, tmp_path):
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = str(trial.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    other = subprocess.Popen(
+        QUICK, env=clean(**common, RANK="1", LOCAL_RANK="1"), stdin=subprocess.DEVNULL
+    )
+    try:
+        report, done = run(*QUICK, environ=common | {"RANK": "0", "LOCAL_RANK": "0"})
+        assert other.wait(TIMEOUT_S) == done.returncode == 0
+    finally:
+        other.kill()
+        other.wait()
+    assert [facts["world"]["size"] for facts in report["ranks"]] == [2, 2]
 
 
 @pytest.mark.mpi

@@ -94,7 +94,7 @@ def separate_worlds(facts: Facts) -> Iterator[Finding]:
     fix = {
         "slurm": f"srun --mpi={flavour}",
         "torchrun": f"allgrad run -n {place.size} script.py, which sets RANK, WORLD_SIZE and "
-        "LOCAL_RANK, too; over several hosts with -H, or srun",
+        "LOCAL_RANK, too; or, with MPICH, set MASTER_ADDR and MASTER_PORT as torchrun does",
     }.get(place.launcher, f"start with the mpiexec of {facts.mpi.library or 'this MPI'}")
     yield broken(
         "separate_worlds",
