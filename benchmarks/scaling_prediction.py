@@ -19,7 +19,7 @@ import json
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from scaling_job import HERE, Job, Place
 from step import spread, versions
 
 from allgrad.ddp.communicators.link import Link
-from allgrad.ddp.prediction.network import TCP, HostCosts, Network
+from allgrad.ddp.prediction.network import TCP, Network
 from allgrad.ddp.prediction.profile import profile_of
 from allgrad.ddp.prediction.simulation import Cluster, predict
 from allgrad.ddp.tracing.chrome import load
@@ -52,15 +52,10 @@ def calibrated(job: Job, name: str) -> tuple[Network, dict[str, Any]]:
     """What this link and this host can do, from all-reduces alone; and the raw figures."""
     told = job.ask(calibrate=True)[0]["calibration"]
     alone = {int(size): seconds for size, seconds in told["alone_s"].items()}
-    launches = [launch for launch, _ in told["core"]]
-    looks = [statistics.median(looks) for _, looks in told["core"]]
-    poll_s = statistics.median(looks)
-    work_s = statistics.median(
-        launch + sum(looks) - len(looks) * poll_s for launch, looks in told["core"]
-    )
-    launch_s = min(*launches, alone[4])
-    byte_s = max(0.0, work_s - launch_s) / 2 / _wire_bytes(job.ranks, 1 << 20)
-    costs = HostCosts(launch_s, poll_s, byte_s, TCP.inside_byte_s)
+    launch_s, look_s = told["launch_s"], told["look_s"]
+    work_s = statistics.median(taken - launch_s - looks * look_s for taken, looks in told["core_s"])
+    byte_s = max(0.0, work_s) / 2 / _wire_bytes(job.ranks, told["core_bytes"])
+    costs = replace(TCP, launch_s=launch_s, poll_s=look_s, byte_s=byte_s)
     # the time of two sizes alone gives the rate: copies are in it, and are not counted twice
     sizes = sorted(alone)[-2:]
     more = _wire_bytes(job.ranks, sizes[1]) - _wire_bytes(job.ranks, sizes[0])

@@ -25,7 +25,8 @@ from workloads import BATCHES, batch, build, optimizer_of
 
 from allgrad.ddp.environment import discover
 
-CALIBRATION_BYTES = (4, 65536, 262144, 1 << 20, 2 << 20)
+CALIBRATION_BYTES = (4, 65536, 1 << 20, 2 << 20, 8 << 20)
+_REPEATS = 15, 5  # of small and of large ones
 
 
 def connect(address: str) -> Any:
@@ -120,29 +121,90 @@ class AllgradRank:
         for size in CALIBRATION_BYTES:
             array = communicator.allocate(max(64, size)).view(np.float32)[: max(1, size // 4)]
             taken = []
-            for _ in range(15):
+            for _ in range(_REPEATS[size > 1 << 20]):
                 communicator.barrier()
                 begin = time.perf_counter()
                 communicator.all_reduce(array)
                 taken.append(time.perf_counter() - begin)
-            alone[size] = statistics.median(taken)
-        return {"alone_s": alone, "core": [_core_time(communicator, 1 << 20) for _ in range(9)]}
+            # of the small ones, what it takes if nobody is in the way
+            alone[size] = min(taken) if size <= 1 << 16 else statistics.median(taken)
+        beside = sleep if self._target is None else compute
+        # larger than the caches, as gradients are, where that does not take long
+        size = CALIBRATION_BYTES[-1 if alone[CALIBRATION_BYTES[-1]] < 0.04 else -2]
+        core = [_core_time(communicator, size, beside) for _ in range(5)]
+        launches, looks = zip(*[_empty_look(communicator) for _ in range(9)], strict=True)
+        return {
+            "alone_s": alone,
+            "core_s": core,
+            "core_bytes": size,
+            "launch_s": statistics.median(launches),
+            "look_s": statistics.median(looks),
+        }
 
 
-def _core_time(communicator: Any, size: int) -> tuple[float, list[float]]:
-    """Of one all-reduce: seconds of its launch, and of every look at it, 1 ms apart."""
+def sleep() -> None:
+    """What a rank of the paced network does between two looks."""
+    time.sleep(1e-3)
+
+
+_work = np.zeros(1 << 20, np.float32)
+
+
+def compute() -> None:
+    """What other ranks do: about a millisecond that leaves nothing of gradients in the caches."""
+    for _ in range(4):
+        np.add(_work, 1, out=_work)
+
+
+def _core_time(communicator: Any, size: int, beside: Callable[[], None]) -> tuple[float, int]:
+    """What one all-reduce takes of this core beside something else, seconds; and how many looks.
+
+    What else is computed is slower meanwhile, for the kernel's work and for what caches lose: that
+    counts. Beside sleep, it is the time of the calls.
+    """
     array = communicator.allocate(size).view(np.float32)
+    communicator.barrier()
+    usual = statistics.median(timed(beside, 9))
     communicator.barrier()
     begin = time.perf_counter()
     work = communicator.all_reduce(array, async_op=True)
-    launch = time.perf_counter() - begin
-    looks, done = [], False
+    calls, looks, done = time.perf_counter() - begin, 0, False
     while not done:
-        time.sleep(1e-3)
-        begin = time.perf_counter()
+        beside()
+        looked = time.perf_counter()
         done = work.test()
+        calls += time.perf_counter() - looked
+        looks += 1
+    whole = time.perf_counter() - begin
+    return (calls if beside is sleep else whole - looks * usual), looks
+
+
+def _empty_look(communicator: Any) -> tuple[float, float]:
+    """Seconds to launch a small all-reduce, and to look at it in vain: rank 0 comes earlier."""
+    arrays = [communicator.allocate(64).view(np.float32) for _ in range(8)]
+    communicator.barrier()
+    if communicator.rank:
+        spin(8e-3)
+    works, launches, looks = [], [], []
+    for array in arrays:
+        begin = time.perf_counter()
+        works.append(communicator.all_reduce(array, async_op=True))
+        launches.append(time.perf_counter() - begin)
+    for _ in range(20):
+        spin(1e-4)
+        begin = time.perf_counter()
+        works[0].test()
         looks.append(time.perf_counter() - begin)
-    return launch, looks
+    for work in works:
+        work.wait()
+    return statistics.median(launches), statistics.median(looks)
+
+
+def spin(seconds: float) -> None:
+    """Keep the core busy: one that has slept is slower for a while."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 class TorchRank:

@@ -5,6 +5,7 @@ May import: `communicators.link`, `allgrad.errors`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from allgrad.ddp.communicators.link import PRESETS, Link
@@ -19,18 +20,20 @@ class HostCosts:
         poll_s: of one look at the communication that is under way.
         byte_s: per byte that is sent, and again per byte that is received: copies and sums.
         inside_byte_s: per byte of an array that the ranks of one host add up in shared memory.
+        look_bytes: that one look takes at most from what has arrived.
     """
 
     launch_s: float
     poll_s: float
     byte_s: float
     inside_byte_s: float = 5e-11
+    look_bytes: float = math.inf
 
 
 # Measured with benchmarks/scaling_prediction.py on an AMD EPYC (Zen 4).
-TCP = HostCosts(launch_s=90e-6, poll_s=25e-6, byte_s=4e-10)
+TCP = HostCosts(launch_s=80e-6, poll_s=5e-6, byte_s=5e-10, look_bytes=512 << 10)
 # The card moves the bytes; the core only adds them up.
-DIRECT = HostCosts(launch_s=90e-6, poll_s=25e-6, byte_s=5e-11)
+DIRECT = HostCosts(launch_s=80e-6, poll_s=5e-6, byte_s=1e-10)
 
 # What of the rate is left for data: Ethernet and TCP take 90 of every 1538 bytes.
 _TCP_SHARE = 0.94

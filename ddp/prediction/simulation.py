@@ -9,8 +9,9 @@ Note [Simulated step]
     reducer does. A collective is cut into pieces (`PIECE_BYTES`), of which a few are under way; a
     piece travels in rounds. A round occupies the link for bytes / bandwidth, one after the other in
     order of start, arrives a latency later, and the next round of its piece starts when the rank
-    looks at it the next time: nobody does that while an op computes. Every look and every byte
-    also takes this core's time, which delays what it computes.
+    has taken it in: in looks between ops, each of which takes so much and not more (TCP: what one
+    read of a socket brings). Every look and every byte also takes this core's time, which delays
+    what it computes.
 
     Rounds over H hosts, by the usual algorithms: two hosts send each other all (as
     ``communicators/mpi_pair.py``); more halve what is left log2 H times and gather it in as many
@@ -37,6 +38,7 @@ PIECE_BYTES = 2 << 20  # as in communicators/mpi.py
 _UNDER_WAY = 4
 _SMALL_BYTES = 2048  # MPICH sends the whole array in every round up to here
 _HEADER_BYTES = 64  # per rank
+_WAIT_S = 1e-4  # between two simulated looks of a rank that waits
 
 
 @dataclass(frozen=True)
@@ -192,10 +194,27 @@ def broadcast_rounds(cluster: Cluster, array_bytes: int) -> list[Round]:
 
 @dataclass
 class _Piece:
-    """A part of a collective on its way."""
+    """A part of a collective on its way: when its first round travels, and what is taken in."""
 
     rounds: deque[Round]
+    begins_s: float = 0.0
     arrives_s: float = 0.0
+    taken: float = 0.0
+
+    def take(self, now: float, most: float) -> float:
+        """Take in what has arrived, `most` bytes at most; return how many they were."""
+        size = self.rounds[0].wire_bytes
+        if now >= self.arrives_s:
+            there = size
+        else:
+            there = size * max(0.0, now - self.begins_s) / (self.arrives_s - self.begins_s)
+        taken = max(0.0, min(most, there - self.taken))
+        self.taken += taken
+        return taken
+
+    def complete(self, now: float) -> bool:
+        """Whether all of the round is there and taken in."""
+        return now >= self.arrives_s and self.taken >= self.rounds[0].wire_bytes * (1 - 1e-9)
 
 
 @dataclass
@@ -221,6 +240,7 @@ class _Rank:
         self._link = cluster.network.link
         self.now = self.wire_s = self.exposed_s = self.work_s = 0.0
         self._free_at = 0.0  # of the link
+        self._budget = 0.0  # of the look under way
         self._queue: deque[_Collective] = deque()
         self._header: _Collective | None = None
         self._next = 0
@@ -244,8 +264,9 @@ class _Rank:
         end = self.now
         while self._next < len(self._buckets) or self._queue:
             self._push(len(profile.nodes_s))
-            if self._queue:
-                self.now = max(self.now, self._next_arrival())
+            if self._queue:  # looks follow each other; fewer are simulated
+                left_s = max(0.0, self._next_arrival() - self.now)
+                self.now += min(left_s, max(_WAIT_S, left_s / 20))
         self.exposed_s = self.now - end
         self.now += profile.after_s
 
@@ -281,6 +302,7 @@ class _Rank:
     def _look(self) -> None:
         """Go on with all that has arrived by now, in order of issue."""
         self.now += self._costs.poll_s
+        self._budget = self._costs.look_bytes
         for collective in self._queue:
             self._go_on(collective)
             if collective.waiting:
@@ -291,8 +313,8 @@ class _Rank:
     def _go_on(self, collective: _Collective) -> None:
         left = []
         for piece in collective.under_way:
-            while piece.rounds and piece.arrives_s <= self.now:
-                self.now += piece.rounds.popleft().end_s
+            while piece.rounds and self._take_in(piece):
+                piece.rounds.popleft()
                 self._start(piece)
             if piece.rounds:
                 left.append(piece)
@@ -302,18 +324,28 @@ class _Rank:
             self._start(piece)
             collective.under_way.append(piece)
 
+    def _take_in(self, piece: _Piece) -> bool:
+        """Take in what has arrived of a round; whether that was the last of it."""
+        taken = piece.take(self.now, self._budget)
+        self._budget -= taken
+        one = piece.rounds[0]
+        if taken:
+            self.now += one.end_s * taken / one.wire_bytes
+        return piece.complete(self.now)
+
     def _start(self, piece: _Piece) -> None:
         """Start the first round that is left of the piece."""
         if not piece.rounds:
             return
         one = piece.rounds[0]
         self.now += one.start_s
+        piece.taken = 0.0
         if not one.wire_bytes:
             piece.arrives_s = self.now
             return
         seconds = one.wire_bytes / self._link.bandwidth_bytes_per_s
-        begin = max(self.now, self._free_at)
-        self._free_at = begin + seconds
+        piece.begins_s = max(self.now, self._free_at)
+        self._free_at = piece.begins_s + seconds
         self.wire_s += seconds
         piece.arrives_s = self._free_at + self._link.latency_s
 

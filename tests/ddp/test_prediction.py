@@ -264,7 +264,7 @@ def test_a_step_over_shaped_links_takes_what_was_predicted(
     prediction = load("scaling_prediction")
     row = prediction.Row("paced", {"paced": (megabytes, 0.025, 0.05)}, hosts, rate, True)
     try:
-        found = prediction.measure(row, rounds=3, seconds=0.1)
+        found = prediction.measure(row, rounds=2, seconds=0.1)
     except load("netns").HostsError as error:
         pytest.skip(f"no network namespaces here: {error}")
     errors = [one["predicted_s"] / one["measured_s"] - 1 for one in found["rounds"]]
