@@ -1,7 +1,7 @@
 """A rank without MPI: shared memory by mapped files, so that a dead rank does not end the others.
 
-Started as ``python mapped_ranks.py FOLDER RANK SIZE FAILURE``; rank 1 executes FAILURE between two
-collectives, the others print what they are told.
+Started as ``python mapped_ranks.py FOLDER RANK SIZE FAILURE CALL``; rank 1 executes FAILURE between
+a collective and CALL, the others print what they are told in CALL.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Communicator(SharedMemoryCommunicator):
         raise NotImplementedError
 
 
-def main(folder: str, rank_text: str, size: str, failure: str) -> None:
+def main(folder: str, rank_text: str, size: str, failure: str, call: str) -> None:
     rank = int(rank_text)
     c = _Communicator(MappedMemory(Path(folder), rank, int(size)), "shm", 60.0)
     x = np.ones(1000, np.float32)
@@ -95,7 +95,7 @@ def main(folder: str, rank_text: str, size: str, failure: str) -> None:
     if rank == 1:
         exec(failure)
     try:
-        c.all_reduce(x)
+        eval(call)
     except DistributedError as error:
         sys.stdout.write(f"{time.monotonic() - begin:.3f} {error}\n")
         sys.stdout.flush()

@@ -139,11 +139,10 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("name", DEATHS)
-def test_a_process_that_died_is_named(tmp_path: Path, name: str) -> None:
-    """Where the launcher does not end the job, as srun: the others notice by themselves."""
+def told_of_a_death(folder: Path, failure: str, call: str) -> list[str]:
+    """What each of three ranks prints, of which rank 1 dies; all within a second."""
     script = str(Path(__file__).with_name("mapped_ranks.py"))
-    argv = [[sys.executable, script, str(tmp_path), str(r), "3", DEATHS[name]] for r in range(3)]
+    argv = [[sys.executable, script, str(folder), str(r), "3", failure, call] for r in range(3)]
     ranks = [subprocess.Popen(a, stdout=subprocess.PIPE, text=True) for a in argv]
     try:
         with Lag() as lag:
@@ -152,10 +151,27 @@ def test_a_process_that_died_is_named(tmp_path: Path, name: str) -> None:
         for rank in ranks:
             rank.kill()
     for rank in (0, 2):
+        assert float(told[rank].split()[0]) < lag.limit(1.0)  # mostly 0.3 s
+    return told
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_a_process_that_died_is_named(tmp_path: Path, name: str) -> None:
+    """Where the launcher does not end the job, as srun: the others notice by themselves."""
+    told = told_of_a_death(tmp_path, DEATHS[name], "c.all_reduce(x)")
+    for rank in (0, 2):
         assert "rank 1 will never have arrived at: the process is dead" in told[rank]
         assert re.search("was killed .*, crashed in native code .*, or called os._exit", told[rank])
         assert "its last collective was all_reduce of 4000 bytes" in told[rank]
-        assert float(told[rank].split()[0]) < lag.limit(1.0)  # mostly 0.3 s
+
+
+def test_a_message_of_a_process_that_died_is_not_waited_for(tmp_path: Path) -> None:
+    told = told_of_a_death(tmp_path, DEATHS["killed"], "c.irecv(x, 1).wait()")
+    for rank in (0, 2):
+        words = (
+            "waits in a receive of 4000 bytes from rank 1, tag 0, but the process of rank 1 is dead"
+        )
+        assert words in told[rank]
 
 
 @pytest.mark.parametrize("shared_memory", [True, False], ids=["shm", "mpi"])

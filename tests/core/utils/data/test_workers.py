@@ -197,7 +197,10 @@ def test_exceptions_keep_type_and_traceback() -> None:
 
 
 def test_timeout() -> None:
-    loader = DataLoader(Failing("sleep"), 4, num_workers=1, timeout=1.0)
+    # forked, so that the first batch does not wait for the start of an interpreter
+    loader = DataLoader(
+        Failing("sleep"), 4, num_workers=1, timeout=1.0, multiprocessing_context="fork"
+    )
     with pytest.raises(DatasetError, match=r"no result for batch 1 .* timeout=1.0 s"):
         list(loader)
 
