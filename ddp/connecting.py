@@ -7,6 +7,7 @@ Stage of the flow: inside `init_process_group`. May import: `environment`, `segm
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 from allgrad.ddp import environment, segments, spellings, torchrun
 from allgrad.ddp.communicators.base import Communicator
@@ -66,14 +67,8 @@ def _of_processes(
                 f"{place.size}; leave backend out"
             )
         return LocalCommunicator(timeout_s), place
-    if torchrun.applies(place, os.environ):
-        torchrun.meet(place, os.environ, timeout_s)
-    try:
-        from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
-        raise DistributedError(
-            f"[rank {place.rank}/{place.size}] cannot load MPI ({error}); run: {_INSTALL}"
-        ) from error
+    with torchrun.meeting(place, os.environ, timeout_s):
+        mpi = _load_mpi(place)
     comm, one_host = mpi.world()
     check_world(place, comm.Get_rank(), comm.Get_size(), mpi.library())
     if not place.local_rank:
@@ -94,6 +89,17 @@ def _of_processes(
         return HierarchicalCommunicator(flat, hosts), place
     communicator = mpi.open_communicator(comm, timeout_s, shared_memory, settings.from_environ())
     return communicator, place
+
+
+def _load_mpi(place: environment.RankEnvironment) -> ModuleType:
+    """Import what starts MPI."""
+    try:
+        from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - one rank needs no MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
+        raise DistributedError(
+            f"[rank {place.rank}/{place.size}] cannot load MPI ({error}); run: {_INSTALL}"
+        ) from error
+    return mpi
 
 
 def _with_hosts(

@@ -124,7 +124,9 @@ def discover(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
         >>> discover({}).launcher
         'none'
     """
-    found = [_read(family, environ) for family in FAMILIES if _is_present(family, environ)]
+    found = [
+        _read(family, environ) for family in _families(environ) if _is_present(family, environ)
+    ]
     if not found:
         return RankEnvironment(0, 1, 0, 1, 0, 1, "none")
     if found[0].launcher != ALLGRAD.launcher:
@@ -132,6 +134,13 @@ def discover(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
     place = _add_places(found[0], found, environ)
     _check_range(place)
     return place
+
+
+def _families(environ: Mapping[str, str]) -> tuple[Family, ...]:
+    """The launchers in the order of trust; `allgrad run` sets torchrun's variables itself."""
+    if "ALLGRAD_RANK_VARIABLE" not in environ:
+        return FAMILIES
+    return (*(family for family in FAMILIES if family is not TORCHRUN), TORCHRUN)
 
 
 def _is_present(family: Family, environ: Mapping[str, str]) -> bool:

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from allgrad.ddp.environment import RankEnvironment
@@ -63,40 +64,54 @@ def _watch(lines: _Lines, place: RankEnvironment) -> None:
     os._exit(int(match[2]) or 1)
 
 
+_servers: list[subprocess.Popen[bytes]] = []  # it ends by itself, after the last rank
 _met: list[RankEnvironment] = []  # where this process has met the others; MPI starts once
 
 
-def applies(place: RankEnvironment, environ: Mapping[str, str]) -> bool:
-    """Whether these ranks were started by nobody whom MPI knows."""
-    named = "MASTER_ADDR" in environ and "MASTER_PORT" in environ
-    return place.launcher == "torchrun" and place.size > 1 and named and not _met
+@contextmanager
+def meeting(
+    place: RankEnvironment, environ: MutableMapping[str, str], timeout_s: float
+) -> Iterator[None]:
+    """MPI is to be started inside: the ranks of torchrun have met, and it knows where to ask.
 
-
-def meet(place: RankEnvironment, environ: MutableMapping[str, str], timeout_s: float) -> None:
-    """Wait until all ranks are here, and let MPI know where it can ask.
+    Does nothing where another launcher has started the ranks, or MPI runs already.
 
     Args:
         place: of this rank.
-        environ: of this process; gets PMI_PORT and what belongs to it.
-        timeout_s: how long to wait for the others.
+        environ: of this process; has PMI_PORT and what belongs to it meanwhile, which programs that
+            the script starts must not inherit.
+        timeout_s: how long to wait for the other ranks.
 
     Raises:
         DistributedError: they do not come, or no port is free.
     """
+    if not _applies(place, environ):
+        yield
+        return
     address, port = environ["MASTER_ADDR"], _first_port(environ)
     names = ("MASTER_PORT", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
     job = re.sub(r"\s", "_", "-".join(environ.get(name, "") for name in names))
     if place.rank == 0:
         port = _serve(address, port, place, job)
+        address = "127.0.0.1"  # the server is here, whatever others call this host
     lines, port = _join(address, port, place, job, time.monotonic() + timeout_s)
-    environ["PMI_PORT"] = f"{socket.gethostbyname(address)}:{port}"
-    environ["PMI_ID"] = environ["PMI_RANK"] = str(place.rank)
-    environ["PMI_SIZE"] = str(place.size)
     _met.append(place)
-    watch = threading.Thread(
-        target=_watch, args=(lines, place), name="allgrad-meeting", daemon=True
-    )
-    watch.start()
+    threading.Thread(target=_watch, args=(lines, place), name="meeting", daemon=True).start()
+    told = {"PMI_PORT": f"{socket.gethostbyname(address)}:{port}", "PMI_SIZE": str(place.size)}
+    told |= dict.fromkeys(("PMI_ID", "PMI_RANK"), str(place.rank))
+    environ.update(told)
+    try:
+        yield
+    finally:
+        for name in told:
+            environ.pop(name, None)
+
+
+def _applies(place: RankEnvironment, environ: Mapping[str, str]) -> bool:
+    """Whether these ranks were started by nobody whom MPI knows."""
+    named = "MASTER_ADDR" in environ and "MASTER_PORT" in environ
+    runs = bool(_met) or "mpi4py.MPI" in sys.modules
+    return place.launcher == "torchrun" and place.size > 1 and named and not runs
 
 
 def _first_port(environ: Mapping[str, str]) -> int:
@@ -109,7 +124,7 @@ def _first_port(environ: Mapping[str, str]) -> int:
 
 def _serve(address: str, port: int, place: RankEnvironment, job: str) -> int:
     """Start the server; return its port."""
-    here = socket.gethostbyname(address).startswith("127.")
+    here = address == "localhost" or address.startswith("127.")
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for candidate in range(port, port + _PORTS):
@@ -124,13 +139,23 @@ def _serve(address: str, port: int, place: RankEnvironment, job: str) -> int:
             "choose another MASTER_PORT"
         )
     listener.listen(2 * place.size)
-    server = Path(__file__).with_name("pmi_server.py")
+    program = Path(__file__).with_name("pmi_server.py")
     with listener:
-        subprocess.Popen(
-            [sys.executable, "-I", "-S", str(server), str(listener.fileno()), str(place.size), job],
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                str(program),
+                str(listener.fileno()),
+                str(place.size),
+                job,
+            ],
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
+    _servers.append(server)
     return candidate
 
 

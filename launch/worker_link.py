@@ -132,12 +132,13 @@ def name_as_torchrun(environ: MutableMapping[str, str]) -> None:
 def divide_cores(environ: MutableMapping[str, str]) -> None:
     """Give this rank its share of its host's cores, where the launcher left that to the host."""
     place = place_of(environ)
-    if place is None or not environ.get("ALLGRAD_RANKS_PER_HOST"):
+    slurm = environ.get("ALLGRAD_RANK_VARIABLE") == "SLURM_PROCID"
+    if place is None or not (slurm or environ.get("ALLGRAD_RANKS_PER_HOST")):
         return
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     count = len(cores) or os.cpu_count() or 1
     threads = max(1, count // place.local_size)
-    if environ["ALLGRAD_RANK_VARIABLE"] == "SLURM_PROCID":
+    if slurm:
         # Slurm may have bound this task to its own cores: what the mask shows is not the host's.
         on_node = environ.get("SLURM_CPUS_ON_NODE", "")
         per_task = environ.get("SLURM_CPUS_PER_TASK", "")

@@ -24,6 +24,7 @@ def rank_environment(
         env |= dict.fromkeys(THREAD_VARIABLES, str(spec.threads_per_rank))
     if spec.hosts:
         # By this, and what it finds on its host, the worker decides about threads and cores.
+        env["MASTER_ADDR"] = environ.get("MASTER_ADDR", spec.used_hosts[0][0].name)
         env["ALLGRAD_RANKS_PER_HOST"] = ",".join(str(ranks) for _, ranks in spec.used_hosts)
     if spec.bind:
         env["ALLGRAD_BIND"] = ";".join(",".join(map(str, cores)) for cores in spec.bind)
