@@ -24,7 +24,7 @@ from allgrad.launch.doctor.gather import gather
 from allgrad.launch.doctor.report import Report
 from allgrad.launch.doctor.self_test import Result
 
-JOB_TIMEOUT_S = 20
+JOB_TIMEOUT_S = 30
 _DEFAULT_RANKS = 4  # at most; fewer where there are fewer cores
 _SLOW_GIGABYTES_PER_S = 0.1
 _PASSED_ON = {

@@ -11,7 +11,6 @@ import shutil
 import socket
 import struct
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from allgrad.ddp import segments
 from allgrad.launch.cores import available_cores
 from allgrad.launch.doctor.facts import Folder, Host, Interface, Limits
 
-now = time.monotonic
 _SIOCGIFFLAGS, _SIOCGIFADDR, _IFF_UP = 0x8913, 0x8915, 1  # linux/sockios.h, linux/if.h
 _VIRTUAL = re.compile(
     r"(docker|br-|virbr|veth|cni|flannel|cali|vbox|vmnet|lxc|lxd|podman|tun|tap|ifb|dummy|kube)"

