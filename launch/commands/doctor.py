@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="look for what keeps ranks from running, or slows them down",
-        description="Look at MPI, launcher, cores, memory, network, GPUs and Slurm, measure an "
+        description="Look at MPI, launcher, cores, memory, network, GPUs and Slurm, measure an\n"
         "all-reduce, and say what to mend before a job fails.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
