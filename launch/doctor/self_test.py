@@ -119,9 +119,8 @@ def _end_with_parent() -> None:
 
 def _join(place: RankEnvironment, facts: str, largest_mib: float, seconds: float) -> Result:
     if place.size > 1:
-        if torchrun.applies(place, os.environ):
-            torchrun.meet(place, os.environ, PATIENCE_S)
-        from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - the import starts MPI
+        with torchrun.meeting(place, os.environ, PATIENCE_S):
+            from allgrad.ddp.communicators import mpi  # noqa: PLC0415 - the import starts MPI
 
         comm, _ = mpi.world()
         rank, size = comm.Get_rank(), comm.Get_size()
