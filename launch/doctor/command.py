@@ -18,15 +18,15 @@ from dataclasses import replace
 from allgrad.ddp.communicators.thread import current_thread_rank
 from allgrad.launch.cores import available_cores
 from allgrad.launch.doctor.checks import check
+from allgrad.launch.doctor.checks.network import slow_network
 from allgrad.launch.doctor.facts import MIB, Facts, World
-from allgrad.launch.doctor.finding import BROKEN, Finding, broken, merged, warning
+from allgrad.launch.doctor.finding import BROKEN, Finding, broken, merged
 from allgrad.launch.doctor.gather import gather
 from allgrad.launch.doctor.report import Report
 from allgrad.launch.doctor.self_test import Result
 
 JOB_TIMEOUT_S = 30
 _DEFAULT_RANKS = 4  # at most; fewer where there are fewer cores
-_SLOW_GIGABYTES_PER_S = 0.1
 _PASSED_ON = {
     "nproc": "-n",
     "hosts": "-H",
@@ -152,27 +152,9 @@ def _with_world(facts: Facts, world: World) -> Report:
 
 
 def _measured(job: tuple[Facts, ...], findings: Sequence[Finding], result: Result) -> Report:
-    found = list(findings)
-    hosts = {facts.host.name for facts in job}
-    if len(hosts) > 1 and result.rows:
-        last = result.rows[-1]
-        if last.gigabytes_per_s < _SLOW_GIGABYTES_PER_S:
-            found.append(
-                warning(
-                    "slow_network",
-                    f"{len(hosts)} hosts average gradients at {last.gigabytes_per_s * 1e3:.0f} "
-                    "MB/s: less than 1 Gbit/s gives",
-                    "look which interface is used (UCX_NET_DEVICES, FI_TCP_IFACE, "
-                    "OMPI_MCA_btl_tcp_if_include) and its speed: ethtool NAME",
-                )
-            )
-    ordered = merged([(rank, "", f) for f in found for rank in range(len(job))], len(job))
-    placed = [f if f.where else _again(f, found) for f in ordered]
-    return Report(job, tuple(placed), result.rows, result.size, result.communicator)
-
-
-def _again(finding: Finding, found: Sequence[Finding]) -> Finding:
-    return next((other for other in found if replace(other, where="") == finding), finding)
+    slow = slow_network(job, result.rows[-1].gigabytes_per_s) if result.rows else ()
+    found = (*findings, *slow)
+    return Report(job, found, result.rows, result.size, result.communicator)
 
 
 def _failed(facts: Facts, findings: Sequence[Finding], problem: str) -> Report:

@@ -30,10 +30,11 @@ def _pmi(environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     text = environ.get("PMI_FD", "")
     if not text:
-        # Cray and Slurm's PMI-1 connect by other means; then the size says that it is a job.
-        return {} if "SLURM_STEP_ID" in environ or "PMI_SIZE" not in environ else {
-            "PMI_RANK": "there is no connection to a launcher (PMI_FD, PMI_PORT)"
-        }  # fmt: skip
+        # Slurm's PMI-1, Cray's and others connect by other means, for which they set more names.
+        known = {name for name in environ if name.startswith("PMI_")} - {"PMI_RANK", "PMI_SIZE"}
+        if known or "SLURM_STEP_ID" in environ or "PALS_APID" in environ:
+            return {}
+        return {"PMI_RANK": "there is no connection to a launcher (PMI_FD, PMI_PORT)"}
     try:
         alive = stat.S_ISSOCK(os.fstat(int(text)).st_mode)
     except (OSError, ValueError):

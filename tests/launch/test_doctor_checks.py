@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from allgrad.launch.doctor import checks
-from allgrad.launch.doctor.checks import check
+from allgrad.launch.doctor.checks import check, network
 from allgrad.launch.doctor.facts import (
     MIB,
     Facts,
@@ -328,6 +328,14 @@ def test_clocks():
     assert "the clock of node2 is 3600.0 s behind that of node1" in found.cause
 
 
+def test_slow_network():
+    (found,) = network.slow_network(job(), 0.01)
+    assert (found.name, found.severity) == ("slow_network", WARNING)
+    assert "2 hosts average gradients at 10 MB/s" in found.cause
+    assert list(network.slow_network(job(), 1.0)) == []
+    assert list(network.slow_network([HEALTHY], 0.01)) == []
+
+
 def test_a_fault_of_one_host_is_said_once_and_with_its_ranks():
     (found,) = check(job(limits=Limits(32, -1)))
     assert (found.name, found.severity) == ("few_open_files", BROKEN)
@@ -394,12 +402,12 @@ def test_every_finding_has_a_test_and_a_row_in_the_documentation():
     text = "".join(path.read_text() for path in sorted(folder.glob("*.py")))
     calls = re.findall(r'(?:broken|warning|make|Finding)\(\s*"(\w+)"', text)
     calls += re.findall(r'"(\w+)" if _by_srun\(facts\) else "(\w+)"', text)[0]
-    tested = {*ONE, *JOBS, "clock_skew"}
+    tested = {*ONE, *JOBS, "clock_skew", "slow_network"}
     assert set(calls) == tested
     assert len(tested) >= 15
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    assert rows == tested | {"self_test_failed", "slow_network"}
+    assert rows == tested | {"self_test_failed"}
 
 
 def test_findings_compare_by_value():

@@ -19,6 +19,8 @@ _CHOICES = (
     "PRTE_MCA_prte_if_include",
 )
 
+_SLOW_GIGABYTES_PER_S = 0.08
+
 
 def _chosen(facts: Facts) -> Iterator[tuple[str, str, list[Interface]]]:
     """Each variable, each name in it, and the interfaces that this name stands for."""
@@ -125,3 +127,16 @@ def same_address(job: Sequence[Facts]) -> Iterator[Finding]:
                 "OMPI_MCA_btl_tcp_if_include (Open MPI), GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME",
             )
             return
+
+
+def slow_network(job: Sequence[Facts], gigabytes_per_s: float) -> Iterator[Finding]:
+    """After the self test: hosts average more slowly than over the slowest usual network."""
+    hosts = {facts.host.name for facts in job}
+    if len(hosts) > 1 and gigabytes_per_s < _SLOW_GIGABYTES_PER_S:
+        yield warning(
+            "slow_network",
+            f"{len(hosts)} hosts average gradients at {gigabytes_per_s * 1e3:.0f} MB/s, less than "
+            "a network of 1 Gbit/s gives",
+            "look which interface is used (UCX_NET_DEVICES, FI_TCP_IFACE, "
+            "OMPI_MCA_btl_tcp_if_include) and its speed: ethtool NAME",
+        )
