@@ -16,15 +16,25 @@ from allgrad.launch.commands.parser import Parser
 COMMANDS = (run, doctor, trace, predict, chaos, completion)  # in the order of --help
 
 
+_EPILOG = """\
+allgrad COMMAND --help tells more. To begin with:
+  allgrad run -n 2 train.py        two ranks on this host
+  allgrad doctor                   is everything as it must be?
+"""
+
+
 def build_parser() -> Parser:
     """Return the parser of the whole command line."""
     parser = Parser(
         prog="allgrad",
         description="All ranks, one gradient: train with data parallelism over MPI.",
+        epilog=_EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="command", parser_class=Parser
+    )
     for command in COMMANDS:
         command.add(commands)
     return parser

@@ -21,7 +21,7 @@ from pathlib import Path
 from allgrad.errors import LaunchError
 from allgrad.launch import worker_link
 
-HOST_TIMEOUT_S = 10.0
+HOST_TIMEOUT_S = 30.0
 _UNACKED = 24  # tcpi_unacked in struct tcp_info, see linux/tcp.h
 _ANYWHERE = ("0.0.0.0", "::")
 

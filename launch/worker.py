@@ -341,7 +341,7 @@ def _rank() -> int:
 def _watch(address: str, argv: list[str]) -> None:
     """Fork; the child runs the script, the parent watches it and does not return."""
     try:
-        link = worker_link.connect(address, float(os.environ.get("ALLGRAD_HOST_TIMEOUT") or 10))
+        link = worker_link.connect(address, float(os.environ.get("ALLGRAD_HOST_TIMEOUT") or 30))
     except OSError as error:
         sys.exit(f"allgrad: rank {_rank()}: {error}")
     events = worker_link.event_pipe(os.environ, EVENTS) if address.startswith("tcp:") else None

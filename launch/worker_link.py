@@ -22,7 +22,7 @@ _CONNECT_S = 10.0
 _SIZES = ("ALLGRAD_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
-def connect(address: str, host_timeout_s: float = 10.0) -> socket.socket:
+def connect(address: str, host_timeout_s: float = 30.0) -> socket.socket:
     """Connect to the supervisor.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from allgrad.ddp.environment import OPENMPI, PMI
+from allgrad.launch.hosts import slurm_hosts
 from allgrad.launch.launchers.environment import rank_environment, stale_variables
 from allgrad.launch.spec import Command, LaunchSpec
 
@@ -27,7 +28,7 @@ def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
     assert spec.mpi is not None
     openmpi = spec.mpi.flavour == "openmpi"
     variable = (OPENMPI if openmpi else PMI).rank[0]
-    options, own = _openmpi(spec) if openmpi else _mpich(spec)
+    options, own = _openmpi(spec) if openmpi else _mpich(spec, environ)
     env = rank_environment(spec, environ, variable) | own
     if spec.hosts and spec.bind_cores:
         env["ALLGRAD_BIND_CORES"] = "1"
@@ -44,14 +45,16 @@ def _exported(environ: Mapping[str, str], env: Mapping[str, str]) -> tuple[str, 
     return tuple(part for name in sorted(names | _OF_THE_SUPERVISOR) for part in ("-x", name))
 
 
-def _mpich(spec: LaunchSpec) -> tuple[tuple[str, ...], dict[str, str]]:
+def _mpich(spec: LaunchSpec, environ: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     # In a batch job Hydra would ask Slurm, and spread the ranks over all hosts of the allocation.
     env = {"HYDRA_RMK": "user"}
     if not spec.hosts:
         return (), env
     hosts = ",".join(f"{host.name}:{ranks}" for host, ranks in spec.used_hosts)
-    # In a batch job it would start its helpers by srun, which does not know hosts outside.
-    launcher: tuple[str, ...] = ("-launcher", "ssh")
+    # Hydra would take srun in every batch job, but Slurm only lets us onto hosts of the allocation.
+    names = {host.name for host, _ in spec.used_hosts}
+    allocated = names <= {host.name for host in slurm_hosts(environ)}
+    launcher = ("-launcher", "slurm" if allocated and not spec.remote_shell else "ssh")
     if spec.remote_shell:
         launcher += ("-launcher-exec", spec.remote_shell)
     return ("-hosts", hosts, *launcher), env

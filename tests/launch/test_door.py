@@ -137,7 +137,7 @@ def test_lost_hosts_are_told_from_dead_workers():
 
 
 def test_host_timeout():
-    assert host_timeout({}) == 10
+    assert host_timeout({}) == 30
     assert host_timeout({"ALLGRAD_HOST_TIMEOUT": "2.5"}) == 2.5
     for text in ("0", "soon", "nan"):
         with pytest.raises(LaunchError, match="ALLGRAD_HOST_TIMEOUT"):
@@ -169,6 +169,18 @@ def test_each_host_divides_its_cores():
     environ |= {"ALLGRAD_RANKS_PER_HOST": "1,3"}
     worker_link.divide_cores(environ)
     assert environ["OMP_NUM_THREADS"] == str(max(1, cores // 3))
+
+
+def test_each_host_binds_its_ranks():
+    cores = sorted(os.sched_getaffinity(0))
+    for rank, expected in (("0", cores[0]), ("1", cores[1 % len(cores)])):
+        environ = {"ALLGRAD_RANK_VARIABLE": "PMI_RANK", "PMI_RANK": rank, "OMP_NUM_THREADS": "1"}
+        environ |= {"ALLGRAD_RANKS_PER_HOST": "2,2", "ALLGRAD_BIND_CORES": "1"}
+        try:
+            worker_link.divide_cores(environ)
+            assert os.sched_getaffinity(0) == {expected}
+        finally:
+            os.sched_setaffinity(0, cores)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ CASES = {
         dataclasses.replace(UNEVEN, remote_shell="/usr/bin/rsh", threads_per_rank=2),
         {},
     ),
+    "mpich_hosts_of_slurm": (mpiexec, HOSTS, INSIDE_SBATCH),
+    "mpich_hosts_beside_slurm": (
+        mpiexec,
+        HOSTS,
+        INSIDE_SBATCH | {"SLURM_JOB_NODELIST": "node[2-3]"},
+    ),
     "openmpi_hosts": (mpiexec, dataclasses.replace(HOSTS, mpi=OPENMPI, bind_cores=True), {}),
     "openmpi_hosts_uneven": (
         mpiexec,
