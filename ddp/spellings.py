@@ -129,5 +129,6 @@ def wrong_launcher(place: RankEnvironment, rank: int, size: int, library: str) -
     return seen + (
         "launcher and MPI library do not belong together. "
         "Start with `allgrad run -n N script.py`, with the mpiexec of this MPI library, or under "
-        "Slurm with `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` (Open MPI)"
+        "Slurm with `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` (Open MPI); inside of `allgrad "
+        "run` it is --mpi that says so"
     )

@@ -123,7 +123,8 @@ def slurm_hosts(environ: Mapping[str, str]) -> tuple[Host, ...]:
     if not nodes:
         return ()
     names = expand_nodelist(nodes)
-    for variable in ("SLURM_TASKS_PER_NODE", "SLURM_JOB_CPUS_PER_NODE"):
+    tasks, cpus = "SLURM_TASKS_PER_NODE", "SLURM_JOB_CPUS_PER_NODE"
+    for variable in (cpus,) if in_step(environ) else (tasks, cpus):  # a step has tasks of its own
         text = environ.get(variable)
         if text:
             counts = expand_counts(text, variable)
@@ -134,6 +135,17 @@ def slurm_hosts(environ: Mapping[str, str]) -> tuple[Host, ...]:
                 )
             return tuple(map(Host, names, counts))
     return tuple(Host(name, 1) for name in names)
+
+
+def in_step(environ: Mapping[str, str]) -> bool:
+    """Whether srun has started this process; the shells of sbatch and salloc are no steps.
+
+    Example:
+        >>> in_step({"SLURM_STEP_ID": "0"}), in_step({"SLURM_STEP_ID": "4294967291"})
+        (True, False)
+    """
+    step = environ.get("SLURM_STEP_ID", "")
+    return step.isdigit() and int(step) < 0xFFFFFFF0
 
 
 def expand_counts(text: str, variable: str = "SLURM_TASKS_PER_NODE") -> list[int]:

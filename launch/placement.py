@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allgrad.errors import LaunchError
-from allgrad.launch.hosts import Host, parse_hosts, place, read_hostfile, slurm_hosts
+from allgrad.launch.hosts import Host, in_step, parse_hosts, place, read_hostfile, slurm_hosts
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def choose(
         LaunchError: options contradict each other, or there are more ranks than slots.
     """
     hosts = tuple(host for host in _named(options) if host.name not in without)
-    allocated = () if hosts or in_step(environ) else slurm_hosts(environ)
+    allocated = () if hosts or _is_a_task(environ) else slurm_hosts(environ)
     allocated = tuple(host for host in allocated if host.name not in without)
     launcher = options.launcher
     if launcher == "auto":
@@ -74,16 +74,10 @@ def choose(
     return _on_hosts("mpiexec", options, hosts, bool(without)) if hosts else _here(options)
 
 
-def in_step(environ: Mapping[str, str]) -> bool:
-    """Whether this process is one of several tasks that srun started.
-
-    Example:
-        >>> in_step({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"})
-        True
-    """
-    step = environ.get("SLURM_STEP_ID", "")
+def _is_a_task(environ: Mapping[str, str]) -> bool:
+    """Whether this process is one of several tasks that srun started."""
     tasks = environ.get("SLURM_STEP_NUM_TASKS", "1")
-    return step.isdigit() and int(step) < 0xFFFFFFF0 and tasks.isdigit() and int(tasks) > 1
+    return in_step(environ) and tasks.isdigit() and int(tasks) > 1
 
 
 def _named(options: argparse.Namespace) -> tuple[Host, ...]:

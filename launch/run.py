@@ -28,6 +28,7 @@ from allgrad.errors import LaunchError
 from allgrad.launch import cores, leftovers, worker
 from allgrad.launch.console import Console
 from allgrad.launch.door import Door, host_timeout, tcp_door, unix_door
+from allgrad.launch.hosts import slurm_hosts
 from allgrad.launch.launchers import local, mpiexec, srun
 from allgrad.launch.logs import RankLogs
 from allgrad.launch.mpi_runtime import find_mpi, pmi_of
@@ -304,7 +305,8 @@ def _door(spec: LaunchSpec, folder: Path) -> AbstractContextManager[Door]:
     if not spec.several_hosts:
         return unix_door(folder, spec.nproc)
     names = [host.name for host, _ in spec.used_hosts]
-    strict = spec.launcher != "srun"
+    # Slurm may know its nodes by names that nobody else does.
+    strict = not set(names) <= {host.name for host in slurm_hosts(os.environ)}
     return tcp_door(names, spec.nproc, strict=strict, host_timeout_s=host_timeout(os.environ))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from allgrad.ddp.environment import SLURM
+from allgrad.launch.hosts import in_step
 from allgrad.launch.launchers.environment import rank_environment, stale_variables
 from allgrad.launch.spec import Command, LaunchSpec
 
@@ -27,7 +28,7 @@ def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
         options += (f"--mpi={spec.pmi}",)
     # One failed rank ends the step, as it ends a job of mpiexec. Rank 0 alone reads our input.
     options += ("--kill-on-bad-exit=1", "--input=0")
-    if environ.get("SLURM_STEP_ID", "").isdigit():
+    if in_step(environ):
         # `srun --pty bash` is a step, too, and holds what this one needs.
         options += ("--overlap",)
     # `sbatch --export=NONE` would let srun give nothing of this environment to the ranks.

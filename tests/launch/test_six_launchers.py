@@ -39,14 +39,14 @@ def allgrad_run_openmpi(request):
 
 def mpich(request):
     argv = (request.getfixturevalue("mpiexec"), "-n", "2", PYTHON)
-    # Hydra reports the number of the signal alone.
-    return Launch(argv, killed=(9, 137), leaves_segments=True)
+    # Hydra reports the number of the signal alone; 1 if the other rank noticed it first.
+    return Launch(argv, killed=(9, 137, 1), leaves_segments=True)
 
 
 def open_mpi(request):
     mpi = openmpi.need()
     argv = (mpi.mpiexec, "-n", "2", "--bind-to", "none", PYTHON)
-    return Launch(argv, mpi.environ, interrupted=(1, 130))
+    return Launch(argv, mpi.environ, killed=(137, 1), interrupted=(1, 130))
 
 
 def like_torchrun(request):
@@ -61,19 +61,24 @@ def like_torchrun(request):
     return Launch(argv, leaves_segments=True)
 
 
+OTHER_MPI = "allgrad run, Open MPI"
 LAUNCHERS = {
     "python": python,
     "allgrad run": allgrad_run,
-    "allgrad run, Open MPI": allgrad_run_openmpi,
+    OTHER_MPI: allgrad_run_openmpi,
     "MPICH mpiexec": mpich,
     "Open MPI mpiexec": open_mpi,
     "torchrun's variables": like_torchrun,
 }
 
 
+# With another MPI `allgrad run` differs in how ranks start, and in who sees one die first.
+ROWS = [(launcher, scenario) for launcher in LAUNCHERS for scenario in SCENARIOS]
+ROWS = [row for row in ROWS if row[0] != OTHER_MPI or row[1] in ("start", "kill -9")]
+
+
 @pytest.mark.mpi
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(("launcher", "scenario"), ROWS)
 def test_one_script(request, tmp_path, launcher, scenario):
     SCENARIOS[scenario](LAUNCHERS[launcher](request), tmp_path)
     left = time.monotonic() + 5
