@@ -58,6 +58,24 @@ def test_no_restarts_unless_asked():
     assert policy.summary() == ""
 
 
+LOST = Failure("host b", 255, "does not answer any more; it had ranks 2, 3", rank=2)
+
+
+@pytest.mark.parametrize(
+    ("room", "min_ranks", "found"),
+    [
+        (2, 1, (0, 2)),  # the other host's slots
+        (6, 4, (0, 4)),  # a host that was not needed takes its place
+        (2, 3, "not started again: the hosts that are left take 2 ranks, --min-ranks is 3"),
+        (0, 1, "not started again: the hosts that are left take 0 ranks, --min-ranks is 1"),
+    ],
+)
+def test_a_host_that_is_gone(room, min_ranks, found):
+    policy = RestartPolicy(4, max_restarts=1, min_ranks=min_ranks)
+    attempt = Attempt(Outcome(255, (LOST,)), 4, 4, None, room=room)
+    assert decisions(policy, attempt) == [found]
+
+
 def test_the_pause_has_an_upper_limit():
     policy = RestartPolicy(2, max_restarts=100, min_ranks=2)
     pauses = [pause for pause, _ in decisions(policy, *[failed(KILLED)] * 9)]
