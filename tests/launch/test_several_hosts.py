@@ -43,7 +43,7 @@ def hosts():
 @pytest.fixture(autouse=True)
 def _nothing_is_left(hosts):
     yield
-    end = time.monotonic() + 8
+    end = time.monotonic() + 20
     while any(processes_on(hosts, host) for host in (0, 1)) and time.monotonic() < end:
         time.sleep(0.05)
     assert [processes_on(hosts, host) for host in (0, 1)] == [[], []]
@@ -88,10 +88,10 @@ def test_exception(hosts, tmp_path):
 
 
 def test_a_killed_rank(hosts, tmp_path):
-    with Running(launch(hosts), "kill", tmp_path) as job:
+    with Running(launch(hosts, slots=1), "kill", tmp_path) as job:
         ended = job.end()
         assert ended.code == 137, ended
-        assert "rank 3 failed" in ended.err.splitlines()[-1]
+        assert "rank 1 failed" in ended.err.splitlines()[-1]
         assert "killed by SIGKILL" in ended.err.splitlines()[-1]
         job.leaves_nothing()
 
@@ -109,17 +109,17 @@ def test_a_killed_supervisor_takes_the_other_host_along(hosts, tmp_path):
 
 
 def test_a_host_that_disappears_ends_the_job(hosts, tmp_path):
-    job = launch(hosts, environ={"ALLGRAD_HOST_TIMEOUT": "2"})
+    job = launch(hosts, slots=1, environ={"ALLGRAD_HOST_TIMEOUT": "2"})
     with Running(job, "wait", tmp_path) as running:
         running.wait_for_places()
         unplug(hosts, 1)
         begin = time.monotonic()
         try:
             ended = running.end()
-            assert time.monotonic() - begin < 20
+            assert time.monotonic() - begin < 40
             assert ended.code == 255, ended
             assert (
-                "allgrad: host node1 failed: does not answer any more; it had ranks 2, 3"
+                "allgrad: host node1 failed: does not answer any more; it had rank 1"
                 in ended.err.replace(" first", "")
             )
             running.leaves_nothing()  # also the host that is alone now has ended its ranks
@@ -129,18 +129,18 @@ def test_a_host_that_disappears_ends_the_job(hosts, tmp_path):
 
 def test_a_job_goes_on_without_the_host_that_disappears(hosts, scene):
     path = scene.script(RESUMES)
-    argv = launch(hosts, "--max-restarts", "1", "--min-ranks", "2").argv
+    argv = launch(hosts, "--max-restarts", "1", "--min-ranks", "1", slots=1).argv
     environ = netns.environment({"ALLGRAD_HOST_TIMEOUT": "2"})
     process = scene.start(*argv, path, str(scene.folder), environ=environ)
-    scene.wait_for(*(f"up0-{rank}" for rank in range(4)), process=process)
+    scene.wait_for(*(f"up0-{rank}" for rank in range(2)), process=process)
     unplug(hosts, 1)
     try:
         job = scene.finish(process)
     finally:
         unplug(hosts, 1, plug=True)
     assert job.code == 0, job
-    assert "restart 1, with 2 ranks instead of 4" in job.err, job.err
-    assert sorted(job.out.splitlines()) == [f"[{rank}] went on with 2 on 1" for rank in (0, 1)]
+    assert "restart 1, with 1 rank instead of 2" in job.err, job.err
+    assert job.out == "[0] went on with 1 on 1\n"
 
 
 def test_events_come_from_the_other_host(hosts, scene):

@@ -81,7 +81,7 @@ ROWS = [row for row in ROWS if row[0] != OTHER_MPI or row[1] in ("start", "kill 
 @pytest.mark.parametrize(("launcher", "scenario"), ROWS)
 def test_one_script(request, tmp_path, launcher, scenario):
     SCENARIOS[scenario](LAUNCHERS[launcher](request), tmp_path)
-    left = time.monotonic() + 5
+    left = time.monotonic() + 15
     while servers() and time.monotonic() < left:
         time.sleep(0.05)
     assert servers() == []
