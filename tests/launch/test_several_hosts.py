@@ -144,7 +144,8 @@ def test_a_job_goes_on_without_the_host_that_disappears(hosts, scene):
 
 
 def test_events_come_from_the_other_host(hosts, scene):
-    text = "from allgrad.ddp.events import announce\nannounce('hello', words='x' * 300)"
+    text = "from allgrad import ddp\nfrom allgrad.ddp.events import announce\n"
+    text += "ddp.init_process_group()\nannounce('hello', words='x' * 300)"
     events = scene.folder / "events"
     environ = netns.environment({"ALLGRAD_EVENTS": str(events)})
     argv = launch(hosts, slots=1).argv
@@ -152,7 +153,34 @@ def test_events_come_from_the_other_host(hosts, scene):
     assert job.code == 0, job
     told = [json.loads(line) for line in events.read_text().splitlines()]
     kinds = [event["event"] for event in told]
-    assert sorted(kinds) == ["end", "hello", "hello", "rank", "rank", "start"]
+    assert sorted(k for k in kinds if k != "joined") == [
+        "end",
+        "hello",
+        "hello",
+        "rank",
+        "rank",
+        "start",
+    ]
+    assert job.err == ""  # though the process group was not destroyed
+
+
+def test_ranks_of_torchrun_meet_over_the_network(hosts, scene):
+    path = scene.script(
+        "from allgrad import ddp\nddp.init_process_group(timeout=60)\nimport allgrad as ag\n"
+        "x = ag.ones(3)\nddp.all_reduce(x)\n"
+        "print(ddp.get_rank(), ddp.get_node_rank(), ddp.get_node_count(), x.tolist())\n"
+    )
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "node0", "MASTER_PORT": "29500", "LOCAL_RANK": "0"}
+    ranks = [
+        scene.start(
+            *hosts.command(rank, [sys.executable, path]),
+            environ=netns.environment(job | {"RANK": str(rank)}),
+        )
+        for rank in (1, 0)
+    ]
+    ended = [scene.finish(rank) for rank in ranks]
+    assert [job.code for job in ended] == [0, 0], ended
+    assert [job.out for job in ended] == ["1 1 2 [2.0, 2.0, 2.0]\n", "0 0 2 [2.0, 2.0, 2.0]\n"]
 
 
 def test_a_host_that_nobody_knows(hosts, scene):
