@@ -31,6 +31,7 @@ class Request:
         ranks_per_host: that share a host and its link.
         factor: by which the recorded computation takes longer.
         bucket_cap_mb: as in the wrapper; None: its default.
+        flat: ranks of a host do not add up first.
         out: a JSON file for all figures, or None.
     """
 
@@ -40,6 +41,7 @@ class Request:
     ranks_per_host: int = 1
     factor: float = 1.0
     bucket_cap_mb: float | None = None
+    flat: bool = False
     out: Path | None = None
 
 
@@ -72,7 +74,7 @@ def _cluster(request: Request, network: Network, ranks: int) -> Cluster:
             "--ranks-per-host"
         )
     cap = None if request.bucket_cap_mb is None else int(request.bucket_cap_mb * (1 << 20))
-    return Cluster(ranks // per_host, per_host, network, cap)
+    return Cluster(ranks // per_host, per_host, network, cap, not request.flat)
 
 
 def _about(profile: Profile, request: Request) -> str:

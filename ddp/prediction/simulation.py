@@ -49,12 +49,15 @@ class Cluster:
         hosts, ranks_per_host: how many.
         network: between the hosts.
         bucket_cap_bytes: None: that of the wrapper.
+        hierarchical: whether the ranks of a host add up in shared memory first; otherwise MPI's
+            all-reduce runs over all ranks, host after host.
     """
 
     hosts: int
     ranks_per_host: int
     network: Network
     bucket_cap_bytes: int | None = None
+    hierarchical: bool = True
 
     @property
     def ranks(self) -> int:
@@ -155,6 +158,8 @@ def _buckets(profile: Profile, cluster: Cluster) -> list[tuple[int, int]]:
 def rounds_of(cluster: Cluster, array_bytes: int) -> list[Round]:
     """The rounds of one all-reduce; see Note [Simulated step]."""
     costs, hosts = cluster.network.costs, cluster.hosts
+    if hosts > 1 and cluster.ranks_per_host > 1 and not cluster.hierarchical:
+        return _flat(cluster, array_bytes)
     between = [
         Round(size, size * costs.byte_s, size * costs.byte_s)
         for size in _between(hosts, array_bytes)
@@ -180,6 +185,21 @@ def _between(hosts: int, array_bytes: int) -> list[float]:
     scale = (hosts - 1) / hosts * array_bytes / sum(halves)  # exact also if not a power of two
     halves = [half * scale for half in halves]
     return [*halves, *reversed(halves)]
+
+
+def _flat(cluster: Cluster, array_bytes: int) -> list[Round]:
+    """Over all ranks: partners in the first rounds are neighbours, which share a host.
+
+    In the others all ranks of a host send through its link at once.
+    """
+    costs, per_host = cluster.network.costs, cluster.ranks_per_host
+    rounds = []
+    for number, size in enumerate(_between(cluster.ranks, array_bytes)):
+        steps = math.ceil(math.log2(cluster.ranks))
+        step = min(number, 2 * steps - 1 - number)  # there and back
+        byte_s = size * (costs.byte_s if 2**step >= per_host else costs.inside_byte_s)
+        rounds.append(Round(size * per_host if 2**step >= per_host else 0.0, byte_s, byte_s))
+    return rounds
 
 
 def broadcast_rounds(cluster: Cluster, array_bytes: int) -> list[Round]:
@@ -286,7 +306,7 @@ class _Rank:
     def _launch(self, size: int) -> None:
         self._next += 1
         cuts = [min(PIECE_BYTES, size - at) for at in range(0, size, PIECE_BYTES)]
-        if self._cluster.ranks_per_host > 1:
+        if self._cluster.ranks_per_host > 1 and self._cluster.hierarchical:
             cuts = [size]  # its stages are those of the whole bucket
         self._issue([rounds_of(self._cluster, cut) for cut in cuts])
         if self._next == len(self._buckets) and self._profile.buffer_bytes:
@@ -341,6 +361,7 @@ class _Rank:
         self.now += one.start_s
         piece.taken = 0.0
         if not one.wire_bytes:
+            self.now += one.end_s
             piece.arrives_s = self.now
             return
         seconds = one.wire_bytes / self._link.bandwidth_bytes_per_s

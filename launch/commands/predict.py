@@ -71,6 +71,11 @@ def add(commands: Any) -> None:
         metavar="MIB",
         help="as in the wrapper (default: its own)",
     )
+    add(
+        "--flat",
+        action="store_true",
+        help="ranks of a host do not add up in shared memory first (hierarchical=False)",
+    )
     add("--json", type=Path, metavar="FILE", help="write all figures into this file, too")
     parser.set_defaults(execute=_execute)
 
@@ -98,6 +103,7 @@ def _execute(options: argparse.Namespace) -> int:
         options.ranks_per_host,
         options.factor,
         options.bucket_cap_mb,
+        options.flat,
         options.json,
     )
     sys.stdout.write("".join(f"{line}\n" for line in show(request)))

@@ -131,6 +131,17 @@ def test_several_ranks_per_host_send_one_array_per_host() -> None:
     assert alone == several
 
 
+def test_a_flat_all_reduce_makes_more_rounds_over_the_same_bytes() -> None:
+    cluster = Cluster(4, 8, network(1), hierarchical=False)
+    flat, by_hosts = (
+        [r.wire_bytes for r in rounds_of(c, 1 << 20)]
+        for c in (cluster, replace(cluster, hierarchical=True))
+    )
+    assert len(flat) == 10  # 5 there, 5 back; the first and the last three stay on the host
+    assert [bool(size) for size in flat] == [False] * 3 + [True] * 4 + [False] * 3
+    assert sum(flat) == pytest.approx(sum(by_hosts))
+
+
 @pytest.mark.parametrize("hosts", [2, 4, 16])
 def test_a_slow_network_takes_its_time_whatever_is_computed(hosts: int) -> None:
     one = profile(megabytes=20, backward_s=0.02)
