@@ -38,7 +38,8 @@ def add(commands: Any) -> None:
         "--nproc",
         type=at_least_one,
         metavar="N",
-        help="number of ranks that are to run (default: cores, at most 4)",
+        help="number of ranks that are to run (default: tasks of the Slurm allocation; cores, at "
+        "most 4)",
     )
     add("-H", "--hosts", metavar="HOST:SLOTS,...", help="look at these hosts, as ranks of one job")
     add("--hostfile", metavar="FILE", help="as -H, one host per line")

@@ -8,7 +8,9 @@ does not fit ends the process that starts it, and the report would be lost.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from allgrad.ddp.communicators.thread import current_thread_rank
+from allgrad.errors import LaunchError
 from allgrad.launch.cores import available_cores
 from allgrad.launch.doctor.checks import check
 from allgrad.launch.doctor.checks.network import slow_network
@@ -24,6 +27,7 @@ from allgrad.launch.doctor.finding import BROKEN, Finding, broken, merged
 from allgrad.launch.doctor.gather import gather
 from allgrad.launch.doctor.report import Report
 from allgrad.launch.doctor.self_test import Result
+from allgrad.launch.hosts import slurm_hosts
 
 JOB_TIMEOUT_S = 30
 _DEFAULT_RANKS = 4  # at most; fewer where there are fewer cores
@@ -47,14 +51,25 @@ _FATAL = frozenset(
 
 def doctor(options: argparse.Namespace) -> int:
     """Look, check, measure, report; return the exit code."""
+    try:
+        return _doctor(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("allgrad doctor: interrupted\n")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # `allgrad doctor | head`: end as other programs do, and let Python flush nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _doctor(options: argparse.Namespace) -> int:
     if options.hosts or options.hostfile or options.launcher:
         return _on_hosts(options)
     threads = current_thread_rank()
     if threads is not None and threads[1] != 0:
         return 0
     begin = time.monotonic()
-    ranks = options.nproc or min(_DEFAULT_RANKS, len(available_cores()))
-    facts = gather(os.environ, ranks, options.mpiexec)
+    facts = gather(os.environ, options.nproc or _default_ranks(), options.mpiexec)
     findings = check([facts])
     seconds = time.monotonic() - begin
     why_not = _why_not(options, facts, findings, threads is not None)
@@ -69,6 +84,15 @@ def doctor(options: argparse.Namespace) -> int:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
     return report.exit_code(options.strict)
+
+
+def _default_ranks() -> int:
+    """As many as `allgrad run` would start in an allocation of Slurm; elsewhere a few."""
+    with contextlib.suppress(LaunchError):  # a finding, later
+        slots = sum(host.slots for host in slurm_hosts(os.environ))
+        if slots:
+            return slots
+    return min(_DEFAULT_RANKS, len(available_cores()))
 
 
 def _why_not(

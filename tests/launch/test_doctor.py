@@ -6,10 +6,12 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import emulated_hosts, openmpi
@@ -311,6 +313,26 @@ def test_self_test(scene, leaves_nothing, mpiexec):
     assert all("2 ranks (shm), all-reduce of" in row for row in rows)
     assert "GB/s" in rows[-1]
     leaves_nothing()
+
+
+@pytest.mark.mpi
+def test_interrupted(scene, leaves_nothing, mpiexec):
+    process = scene.start(*DOCTOR, "-n", "2", "--seconds", "60")
+    end = time.monotonic() + TIMEOUT_S
+    while not any("allgrad.launch.doctor.self_test" in line for line in children(process.pid)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    job = scene.finish(process)
+    assert (job.code, job.err) == (130, "allgrad doctor: interrupted\n")
+    leaves_nothing()
+
+
+def children(pid):
+    """Command lines of the children of a process."""
+    entries = [e for e in Path("/proc").glob("[0-9]*") if gather_links._parent(e) == pid]
+    return [gather_links._command(int(e.name)).decode() for e in entries]
 
 
 @pytest.mark.mpi
