@@ -64,8 +64,8 @@ def test_words_are_taken_apart(what: str, parts: tuple[str | None, ...]) -> None
 
 
 def test_the_smaller_side_is_the_odd_one_and_of_equal_ones_that_without_the_lowest_rank() -> None:
-    def odd(*whats: str) -> list[int]:
-        statements = {rank: said(rank, call(what)) for rank, what in enumerate(whats)}
+    def odd(*calls: str) -> list[int]:
+        statements = {rank: said(rank, call(what)) for rank, what in enumerate(calls)}
         return Evidence(Finding(MISMATCH, 1, (0,)), statements).odd
 
     assert odd("a", "b", "a") == [1]
