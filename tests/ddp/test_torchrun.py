@@ -16,6 +16,13 @@ from allgrad.errors import DistributedError
 PLACE = environment.RankEnvironment(1, 3, 1, 3, 0, 1, "torchrun")
 
 
+@pytest.fixture(autouse=True)
+def _no_mpi_yet(monkeypatch):
+    """As in a process that has not started MPI, whatever other tests have imported here."""
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    monkeypatch.setattr(torchrun, "_met", [])
+
+
 @pytest.fixture
 def port():
     with socket.socket() as free:
