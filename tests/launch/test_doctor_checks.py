@@ -331,9 +331,12 @@ def test_clocks():
 def test_slow_network():
     (found,) = network.slow_network(job(), 0.01)
     assert (found.name, found.severity) == ("slow_network", WARNING)
-    assert "2 hosts average gradients at 10 MB/s" in found.cause
+    assert "2 hosts average gradients at 10 MB/s, 10 MB/s on each link" in found.cause
     assert list(network.slow_network(job(), 1.0)) == []
     assert list(network.slow_network([HEALTHY], 0.01)) == []
+    # Eight hosts at the full speed of 1 Gbit/s: 125 MB/s on each link.
+    eight = [replace(HEALTHY, host=host(name=f"n{i}")) for i in range(8)]
+    assert list(network.slow_network(eight, 0.125 * 8 / 14)) == []
 
 
 def test_a_fault_of_one_host_is_said_once_and_with_its_ranks():

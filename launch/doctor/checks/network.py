@@ -131,12 +131,14 @@ def same_address(job: Sequence[Facts]) -> Iterator[Finding]:
 
 def slow_network(job: Sequence[Facts], gigabytes_per_s: float) -> Iterator[Finding]:
     """After the self test: hosts average more slowly than over the slowest usual network."""
-    hosts = {facts.host.name for facts in job}
-    if len(hosts) > 1 and gigabytes_per_s < _SLOW_GIGABYTES_PER_S:
+    hosts = len({facts.host.name for facts in job})
+    # What a host sends in a ring: all but its own share, twice (once to sum, once to spread).
+    sent = gigabytes_per_s * 2 * (hosts - 1) / hosts
+    if hosts > 1 and sent < _SLOW_GIGABYTES_PER_S:
         yield warning(
             "slow_network",
-            f"{len(hosts)} hosts average gradients at {gigabytes_per_s * 1e3:.0f} MB/s, less than "
-            "a network of 1 Gbit/s gives",
+            f"{hosts} hosts average gradients at {gigabytes_per_s * 1e3:.0f} MB/s, {sent * 1e3:.0f} "
+            "MB/s on each link: less than a network of 1 Gbit/s gives",
             "look which interface is used (UCX_NET_DEVICES, FI_TCP_IFACE, "
             "OMPI_MCA_btl_tcp_if_include) and its speed: ethtool NAME",
         )
