@@ -137,8 +137,8 @@ def slow_network(job: Sequence[Facts], gigabytes_per_s: float) -> Iterator[Findi
     if hosts > 1 and sent < _SLOW_GIGABYTES_PER_S:
         yield warning(
             "slow_network",
-            f"{hosts} hosts average gradients at {gigabytes_per_s * 1e3:.0f} MB/s, {sent * 1e3:.0f} "
-            "MB/s on each link: less than a network of 1 Gbit/s gives",
+            f"{hosts} hosts average gradients at {gigabytes_per_s * 1e3:.0f} MB/s, "
+            f"{sent * 1e3:.0f} MB/s on each link: less than a network of 1 Gbit/s gives",
             "look which interface is used (UCX_NET_DEVICES, FI_TCP_IFACE, "
             "OMPI_MCA_btl_tcp_if_include) and its speed: ethtool NAME",
         )
