@@ -10,10 +10,28 @@ import numpy as np
 
 import allgrad
 from allgrad.errors import AllgradError
-from allgrad.launch.commands import chaos, completion, doctor, predict, run, trace
+from allgrad.launch.commands import (
+    chaos,
+    completion,
+    doctor,
+    predict,
+    run,
+    sbatch,
+    status,
+    trace,
+)
 from allgrad.launch.commands.parser import Parser
 
-COMMANDS = (run, doctor, trace, predict, chaos, completion)  # in the order of --help
+COMMANDS = (
+    run,
+    sbatch,
+    status,
+    doctor,
+    trace,
+    predict,
+    chaos,
+    completion,
+)  # in the order of --help
 
 
 _EPILOG = """\

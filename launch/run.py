@@ -35,6 +35,7 @@ from allgrad.launch.mpi_runtime import find_mpi, pmi_of
 from allgrad.launch.outcome import Outcome, closing_lines
 from allgrad.launch.placement import choose
 from allgrad.launch.restart import Attempt, GiveUp, Restart, RestartPolicy, last_saved
+from allgrad.launch.slurm import requeue
 from allgrad.launch.spec import Command, LaunchSpec
 from allgrad.launch.supervisor import Supervisor
 from allgrad.launch.target import check_target
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     for name in ("pdb", "schedule"):
         if getattr(options, name):
             raise LaunchError(f"--{name} works with --debug: ranks as threads of one process")
+    if options.requeue:
+        requeue.check(os.environ)
     spec = spec_of(options)
     command = launcher_command(spec, os.environ)
     if options.verbose or options.dry_run:
@@ -67,11 +70,13 @@ def run(options: argparse.Namespace) -> int:
             f"allgrad: {spec.nproc} ranks share {spec.cores} cores, so they take turns\n"
         )
     console = _console(options, spec)
-    code = _run_again_while_it_helps(spec, console, options).code
+    outcome = _run_again_while_it_helps(spec, console, options)
     if options.trace is not None:
         for line in finish(options.trace):
             console.say(f"allgrad: {line}")
-    return code
+    if options.requeue and requeue.is_wanted(outcome):
+        console.say(f"allgrad: {requeue.put_back(outcome, os.environ)}")
+    return outcome.code
 
 
 def _run_again_while_it_helps(
@@ -263,7 +268,8 @@ def _attempt(
         # The worker gives the script its own TMPDIR back.
         env |= {"TMPDIR": str(folder), "ALLGRAD_TMPDIR": os.environ.get("TMPDIR", "")}
         env |= {"ALLGRAD_SUPERVISOR": door.address, EVENTS_VARIABLE: events_file}
-        env |= dict.fromkeys(RESTART_VARIABLES[:2], str(restarts))
+        started_again = requeue.requeues(os.environ) + restarts
+        env |= dict.fromkeys(RESTART_VARIABLES[:2], str(started_again))
         supervisor = Supervisor(
             command.argv,
             env,

@@ -198,6 +198,12 @@ def _add_ends(group: Any) -> None:
         help="with --max-restarts: go on with fewer ranks, down to M, when ranks are killed or "
         "cannot be started twice in a row, or a host is gone (default: as -n)",
     )
+    add(
+        "--requeue",
+        action="store_true",
+        help="in a batch job of Slurm: put the job back into the queue after its ranks have saved "
+        "and left because of SIGUSR1 or SIGUSR2, so that it goes on later",
+    )
 
 
 def _add_insight(group: Any) -> None:

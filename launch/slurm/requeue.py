@@ -3,8 +3,8 @@
 Note [Requeue]
 A job that is preempted, or near its time limit, is warned by a signal (``--signal=B:USR1@120``).
 ``allgrad run`` passes it on, the ranks save and leave at the same step (`ddp.graceful_exit`), and
-for Slurm the job has ended by itself: it would not start it again. So ``allgrad run --requeue`` puts
-it back into the queue. Only after SIGUSR1 or SIGUSR2: SIGTERM is what ``scancel`` sends, and what
+for Slurm the job has ended by itself: it would not start it again. So ``allgrad run --requeue``
+puts it back into the queue. Only after SIGUSR1 or SIGUSR2: SIGTERM is what ``scancel`` sends, and what
 Slurm sends to a job that it will put into the queue itself.
 """
 
@@ -50,12 +50,14 @@ def is_wanted(outcome: Outcome) -> bool:
 
 
 def put_back(outcome: Outcome, environ: Mapping[str, str]) -> str:
-    """Put the job back into the queue if it is to go on; say what was done, "" for nothing.
+    """Put the job back into the queue; say what was done.
 
     Slurm ends what is left of the job next, this process included.
+
+    Args:
+        outcome: of which `is_wanted` is true.
+        environ: of the batch job.
     """
-    if not is_wanted(outcome):
-        return ""
     assert outcome.signal is not None
     job = environ["SLURM_JOB_ID"]
     state = fields(call("scontrol", "--oneliner", "show", "job", job).stdout).get("JobState")

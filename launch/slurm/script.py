@@ -69,7 +69,9 @@ def batch_script(spec: BatchSpec) -> str:
 
 def _choice(tasks: tuple[tuple[str, ...], ...]) -> list[str]:
     cases = [f"    {i}) set -- {' '.join(map(quote, words))} ;;" for i, words in enumerate(tasks)]
-    last = f'    *) echo "no task $SLURM_ARRAY_TASK_ID: there are 0 to {len(tasks) - 1}" >&2; exit 2'
+    last = (
+        f'    *) echo "no task $SLURM_ARRAY_TASK_ID: there are 0 to {len(tasks) - 1}" >&2; exit 2'
+    )
     return ['case "$SLURM_ARRAY_TASK_ID" in', *cases, f"{last} ;;", "esac"]
 
 

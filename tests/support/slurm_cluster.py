@@ -76,8 +76,10 @@ class Cluster:
         """Wait for the end of a job, until its nodes are free."""
         return self.wait(
             number,
-            lambda job: _OVER.fullmatch(job["JobState"])
-            and not self.run("squeue", "-h", "-j", number).stdout,
+            lambda job: (
+                _OVER.fullmatch(job["JobState"])
+                and not self.run("squeue", "-h", "-j", number).stdout
+            ),
             "over",
         )
 

@@ -151,9 +151,7 @@ def start_daemons(folder: Path) -> None:
     daemons = {"munged": _daemon(munged, folder / "munged.log")}
     _wait(lambda: (munge / "socket").exists(), daemons, folder)
     conf = str(folder / "slurm.conf")
-    daemons["slurmctld"] = _daemon(
-        ["slurmctld", "-D", "-f", conf], folder / "slurmctld.out"
-    )
+    daemons["slurmctld"] = _daemon(["slurmctld", "-D", "-f", conf], folder / "slurmctld.out")
     for node in NODES:
         daemons[f"slurmd {node}"] = _daemon(
             ["slurmd", "-D", "-f", conf, "-N", node], folder / f"slurmd-{node}.out"
@@ -202,6 +200,11 @@ def _children(parent: int) -> Iterator[int]:
                 yield int(entry.name)
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main(folder: Path) -> int:
     """Keep a cluster until stdin is closed."""
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -215,10 +218,10 @@ def main(folder: Path) -> int:
         try:
             start_daemons(folder)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
+            _say(f"{type(error).__name__}: {error}")
             code = 1
         else:
-            print("ready", flush=True)
+            _say("ready")
             sys.stdin.buffer.read()
     finally:
         end_all()
