@@ -4,8 +4,8 @@ Note [Requeue]
 A job that is preempted, or near its time limit, is warned by a signal (``--signal=B:USR1@120``).
 ``allgrad run`` passes it on, the ranks save and leave at the same step (`ddp.graceful_exit`), and
 for Slurm the job has ended by itself: it would not start it again. So ``allgrad run --requeue``
-puts it back into the queue. Only after SIGUSR1 or SIGUSR2: SIGTERM is what ``scancel`` sends, and what
-Slurm sends to a job that it will put into the queue itself.
+puts it back into the queue. Only after SIGUSR1 or SIGUSR2: SIGTERM is what ``scancel`` sends, and
+what Slurm sends to a job that it will put into the queue itself.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ SRUN = (
     *("srun", "--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--kill-on-bad-exit=1"),
     "--quit-on-interrupt",  # srun alone wants Ctrl-C twice within a second
 )
-# srun reports what ends the step last: the rank's own end, or that srun ended it.
-KILLED = (137, 143)
+# srun reports the highest code of its ranks: their own, or that of how it or MPI ended them (14: a
+# rank of Open MPI that has lost another one).
+ENDED = (1, 14, 130, 137, 143)
 
 
 def open_mpi(cluster):
@@ -27,24 +28,18 @@ def open_mpi(cluster):
     return openmpi.need()
 
 
+def by_srun(kind, environ, **more):
+    ends = {"exception": ENDED, "killed": ENDED, "interrupted": ENDED}
+    return Launch((*SRUN, f"--mpi={kind}", PYTHON), environ, nproc=4, nodes=2, **ends, **more)
+
+
 def srun_mpich(cluster):
-    argv = (*SRUN, "--mpi=pmi2", PYTHON)
-    return Launch(
-        argv,
-        dict(cluster.environ),
-        nproc=4,
-        nodes=2,
-        exception=(1, 137, 143),
-        killed=KILLED,
-        leaves_segments=True,
-    )
+    return by_srun("pmi2", dict(cluster.environ), leaves_segments=True)
 
 
 def srun_openmpi(cluster):
     mpi = open_mpi(cluster)
-    environ = cluster.environ | mpi.environ
-    argv = (*SRUN, "--mpi=pmix", PYTHON)
-    return Launch(argv, environ, nproc=4, nodes=2, exception=(1, 137, 143), killed=KILLED)
+    return by_srun("pmix", cluster.environ | mpi.environ)
 
 
 def allgrad_run_mpich(cluster):

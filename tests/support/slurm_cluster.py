@@ -130,6 +130,9 @@ def start() -> Iterator[Cluster]:
             raise RuntimeError(f"Slurm does not start: {answer}")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
         conf = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
+        # The PMI2 part of MPICH 5.0 may garble UCX addresses as long as several interfaces make
+        # them ("value not properly terminated"); ranks of this host need none of the interfaces.
+        conf["UCX_TLS"] = "posix,self"
         yield Cluster(environ | conf)
     finally:
         keeper.stdin.close()
