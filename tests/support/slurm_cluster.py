@@ -132,7 +132,7 @@ def start() -> Iterator[Cluster]:
         conf = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
         # The PMI2 part of MPICH 5.0 may garble UCX addresses as long as several interfaces make
         # them ("value not properly terminated"); ranks of this host need none of the interfaces.
-        conf["UCX_TLS"] = "posix,self"
+        conf["MPIR_CVAR_CH4_NETMOD"] = "ofi"
         yield Cluster(environ | conf)
     finally:
         keeper.stdin.close()
