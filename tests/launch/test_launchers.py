@@ -101,6 +101,8 @@ CASES = {
     ),
     "srun_uneven": (srun, dataclasses.replace(UNEVEN, threads_per_rank=2), INSIDE_SBATCH),
     "srun_one_host": (srun, dataclasses.replace(TWO, pmi="pmi2"), INSIDE_SBATCH),
+    "srun_own_allocation": (srun, dataclasses.replace(TWO, nproc=4, nodes=2, pmi="pmi2"), {}),
+    "srun_own_transport": (srun, dataclasses.replace(TWO, pmi="pmi2"), {"UCX_TLS": "tcp,self"}),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -49,8 +50,6 @@ def ends(cluster, number, state, code):
 def one_host(tmp_path_factory):
     """What the training gives as one process."""
     folder = tmp_path_factory.mktemp("one_host")
-    import subprocess
-
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "ALLGRAD_"))}
     done = subprocess.run(
         [sys.executable, str(DIGITS), *TRAIN, *SHARDS],
@@ -132,16 +131,17 @@ def wait_for(*paths, seconds=100):
 
 def test_exception(cluster, tmp_path, scenario):
     text = ends(cluster, scenario("exception"), "FAILED", "1:0")
-    *_, error, last = [line for line in text.splitlines() if line.startswith(("Val", "allgrad"))]
-    assert error == "ValueError: boom"
-    assert last == "allgrad: rank 3 failed: ValueError: boom"
+    assert "Traceback (most recent call last)" in text
+    # The others may notice that it is gone before they are told.
+    assert re.search(r"allgrad: rank 3 failed( first)?: ValueError: boom", text.splitlines()[-1])
     leaves_nothing(tmp_path)
 
 
 def test_kill(cluster, tmp_path, scenario):
     number = scenario("kill")
     text = ends(cluster, number, "FAILED", "137:0")
-    assert "allgrad: rank 3 killed by SIGKILL" in text
+    last = text.splitlines()[-1]
+    assert re.match(r"allgrad: rank 3 failed( first)?: killed by SIGKILL", last), text
     shown = cluster.run(*ALLGRAD, "status", number).stdout
     assert "FAILED with exit code 137: SIGKILL on 2 nodes (n[1-2]), 4 ranks" in shown
     leaves_nothing(tmp_path)
@@ -179,7 +179,7 @@ with ddp.graceful_exit() as stop:
         optimizer.step()
         step += 1
         if found is None and "--slowly" in sys.argv:
-            time.sleep(0.02)
+            time.sleep(0.1)
             (folder / f"up{ddp.get_rank()}").write_text(str(step))
         if stop.requested():
             manager.save(step=step, model=model, optimizer=optimizer)
@@ -191,7 +191,7 @@ print("final", ddp.fingerprint(model, optimizer, check=True), flush=True)
 
 def test_preempted_and_resumed_in_the_same_job(cluster, tmp_path):
     (tmp_path / "resuming.py").write_text(RESUMING)
-    steps = "2000"
+    steps = "300"
     sbatch = (*("--nodes", "2", "--requeue", "--signal", "USR1@60"), "--time", "10")
     script = ("resuming.py", str(tmp_path), steps)
     number = submit(cluster, tmp_path, *sbatch, *script, "--slowly")
@@ -235,7 +235,7 @@ def test_templates(cluster, tmp_path, name):
         "print('rank', ddp.get_rank(), 'of', ddp.get_world_size(), 'local', ddp.get_local_rank(),\n"
         "      'gpus', os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)\n"
     )
-    small = ("--cpus-per-task=1", "--ntasks=4")
+    small = ("--cpus-per-task=1", "--ntasks=4" if name == "one_node" else "--ntasks-per-node=2")
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environ['PATH']}"}
     script = str(TEMPLATES / f"{name}.sbatch")
     done = cluster.run(
@@ -256,14 +256,16 @@ def test_sweep(cluster, tmp_path):
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environ['PATH']}"}
     template = (str(TEMPLATES / "sweep_array.sbatch"), "sweep.txt", "tell.py", "x")
     done = cluster.run(
-        *("sbatch", "--wait", "--ntasks=1", "--array=1-2", *template), cwd=tmp_path, environ=path
+        *("sbatch", "--parsable", "--ntasks=1", "--array=1-2", *template),
+        cwd=tmp_path,
+        environ=path,
     )
     assert done.returncode == 0, done
+    cluster.finish(done.stdout.strip())
     written = [path.read_text() for path in sorted(tmp_path.glob("sweep-*.out"))]
     assert ["told x --lr 0.1" in written[0], "told x --lr 0.01" in written[1]] == [True, True]
-    number = submit(
-        cluster, tmp_path, "--args-file", "sweep.txt", "--wait", "tell.py", "task", "{task}"
-    )
+    number = submit(cluster, tmp_path, "--args-file", "sweep.txt", "tell.py", "task", "{task}")
+    cluster.finish(number)
     first = (tmp_path / f"tell-{number}_0.out").read_text()
     second = (tmp_path / f"tell-{number}_1.out").read_text()
     assert "told task 0 --lr 0.1" in first
@@ -284,7 +286,7 @@ def test_what_slurm_refuses_is_explained(cluster, tmp_path):
     assert "job 99999: Invalid job id specified" in gone.stderr
 
 
-def test_a_signal_to_one_rank_only_needs_no_slurm(cluster, tmp_path):
+def test_a_warning_without_requeue(cluster, tmp_path):
     """`scancel --signal` reaches the batch shell, which is `allgrad run`, which tells all ranks."""
     (tmp_path / "resuming.py").write_text(RESUMING)
     sbatch = ("--nodes", "2", "resuming.py", str(tmp_path), "100000", "--slowly")

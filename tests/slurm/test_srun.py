@@ -34,7 +34,9 @@ def by_srun(kind, environ, **more):
 
 
 def srun_mpich(cluster):
-    return by_srun("pmi2", dict(cluster.environ), leaves_segments=True)
+    # As `allgrad run` sets it, see launch/launchers/srun.py.
+    environ = cluster.environ | {"MPIR_CVAR_CH4_NETMOD": "ofi"}
+    return by_srun("pmi2", environ, leaves_segments=True)
 
 
 def srun_openmpi(cluster):

@@ -68,7 +68,7 @@ class Cluster:
         """Wait until a job is as `until` wants it."""
         end = time.monotonic() + COMMAND_S
         while not until(job := self.job(number)):
-            assert time.monotonic() < end, f"job {number} is not {what}: {job}"
+            assert time.monotonic() < end, f"job {number} is not {what}: {job}\n{_output_of(job)}"
             time.sleep(0.1)
         return job
 
@@ -97,6 +97,11 @@ class Cluster:
         kinds = self.run("srun", "--mpi=list")
         there = [*Path("/").glob(_PMIX.lstrip("/"))]
         return "pmix" in kinds.stdout + kinds.stderr and bool(there)
+
+
+def _output_of(job: Mapping[str, str]) -> str:
+    path = Path(job.get("StdOut", ""))
+    return path.read_text(errors="replace")[-3000:] if path.is_file() else ""
 
 
 @contextmanager
@@ -130,9 +135,6 @@ def start() -> Iterator[Cluster]:
             raise RuntimeError(f"Slurm does not start: {answer}")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
         conf = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
-        # The PMI2 part of MPICH 5.0 may garble UCX addresses as long as several interfaces make
-        # them ("value not properly terminated"); ranks of this host need none of the interfaces.
-        conf["MPIR_CVAR_CH4_NETMOD"] = "ofi"
         yield Cluster(environ | conf)
     finally:
         keeper.stdin.close()
