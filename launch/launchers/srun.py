@@ -43,7 +43,7 @@ def command(spec: LaunchSpec, environ: Mapping[str, str]) -> Command:
 def _places(spec: LaunchSpec) -> tuple[str, ...]:
     """How many ranks go where: in blocks, as every launcher here puts them."""
     if not spec.hosts:  # outside of an allocation: srun makes one for this step
-        nodes = (f"--nodes={spec.nodes}",) if spec.nodes else ()
+        nodes: tuple[str, ...] = (f"--nodes={spec.nodes}",) if spec.nodes else ()
         if spec.nodes and spec.nproc % spec.nodes == 0:  # Slurm alone would fill the first one up
             nodes += (f"--ntasks-per-node={spec.nproc // spec.nodes}",)
         return (*nodes, f"--ntasks={spec.nproc}", "--distribution=block")
