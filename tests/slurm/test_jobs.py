@@ -20,7 +20,7 @@ TRAIN = ("--synthetic", "--epochs", "2", "--fingerprint", "--no-progress", "--no
 SHARDS = ("--logical-shards", "2")  # so that the bits do not depend on the ranks
 TEMPLATES = Path(__file__).parents[2] / "slurm"
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.timeout(400)]
 
 
 def submit(cluster, folder, *arguments, environ=None):
@@ -57,7 +57,7 @@ def one_host(tmp_path_factory):
         env=environ,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=150,
         check=True,
     )
     return last_fingerprint(done.stdout)
@@ -122,7 +122,7 @@ def leaves_nothing(folder):
     assert processes(folder) == []
 
 
-def wait_for(*paths, seconds=100):
+def wait_for(*paths, seconds=150):
     end = time.monotonic() + seconds
     while not all(path.exists() for path in paths):
         assert time.monotonic() < end, f"{paths} did not appear"

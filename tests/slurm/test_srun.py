@@ -66,6 +66,7 @@ LAUNCHERS = {
 
 @pytest.mark.slurm
 @pytest.mark.mpi
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_one_script(cluster, tmp_path, launcher, scenario):

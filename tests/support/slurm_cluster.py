@@ -21,7 +21,7 @@ from pathlib import Path
 
 from support import slurm_keeper
 
-COMMAND_S = 100  # of one command; a busy machine takes its time
+COMMAND_S = 150  # of one command or state; a busy machine takes its time
 _OVER = re.compile(r"COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY|DEADLINE")
 _OURS = ("SLURM_", "SBATCH_", "OMP_", "ALLGRAD_", "PMI", "OMPI_")
 _PMIX = "/usr/lib/*/pmix2/lib/libpmix.so"
