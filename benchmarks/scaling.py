@@ -221,6 +221,18 @@ def _options() -> argparse.Namespace:
     return options
 
 
+def save(rows: list[dict[str, Any]], options: argparse.Namespace) -> Path:
+    """Write figures and picture of what there is so far; return where the figures are."""
+    date = time.strftime("%Y-%m-%d")
+    out = options.out or HERE / "results" / f"scaling-{options.launcher}-{date}.json"
+    record = {"versions": versions(), "launcher": options.launcher, "rounds": options.rounds,
+              "rate": options.rate if options.launcher == "hosts" else None,
+              "realtime": options.realtime, "rows": rows}  # fmt: skip
+    out.write_text(json.dumps(record, indent=1))
+    draw(rows, out.with_suffix(".png"))
+    return Path(out)
+
+
 def main() -> None:
     """Measure, print the table, save figures and picture."""
     options = _options()
@@ -230,7 +242,7 @@ def main() -> None:
     print("| workload | scaling | ranks | batch of a rank | allgrad, ms | efficiency | "
           "PyTorch, ms | efficiency | PyTorch / allgrad |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
         with place_of(options) as place:
             for workload in options.workloads:
@@ -239,15 +251,9 @@ def main() -> None:
                     series = Series(workload, mode, tuple(options.ranks), batch)
                     rows.append(measure(series, place, options))
                     print("\n".join(lines(rows[-1])), flush=True)
+                    out = save(rows, options)
     except HostsError as error:
         raise SystemExit(f"no emulated hosts: {error}") from error
-    date = time.strftime("%Y-%m-%d")
-    out = options.out or HERE / "results" / f"scaling-{options.launcher}-{date}.json"
-    record = {"versions": versions(), "launcher": options.launcher, "rounds": options.rounds,
-              "rate": options.rate if options.launcher == "hosts" else None,
-              "realtime": options.realtime, "rows": rows}  # fmt: skip
-    out.write_text(json.dumps(record, indent=1))
-    draw(rows, out.with_suffix(".png"))
     print(f"medians over {options.rounds} rounds (range); {out} and {out.with_suffix('.png')}")
 
 
