@@ -137,6 +137,12 @@ def slurm_hosts(environ: Mapping[str, str]) -> tuple[Host, ...]:
     return tuple(Host(name, 1) for name in names)
 
 
+def without_allocation(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a job that is to stay on this host, whatever Slurm has given."""
+    names = ("SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    return {name: value for name, value in environ.items() if name not in names}
+
+
 def in_step(environ: Mapping[str, str]) -> bool:
     """Whether srun has started this process; the shells of sbatch and salloc are no steps.
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from allgrad.ddp import environment
 from allgrad.errors import LaunchError, OptionError
+from allgrad.launch.hosts import without_allocation
 
 
 class SpawnContext:
@@ -95,7 +96,8 @@ def spawn(
         pickle.dump(preparation, out)
         pickle.dump((fn, args), out)
     run = ["run", "-n", str(nprocs), "--no-prefix", "-m", "allgrad.launch.spawned", file]
-    process = subprocess.Popen([sys.executable, "-m", "allgrad.launch.cli", *run])
+    command = [sys.executable, "-m", "allgrad.launch.cli", *run]
+    process = subprocess.Popen(command, env=without_allocation(os.environ))
     context = SpawnContext(process, file)
     if not join:
         return context

@@ -39,7 +39,8 @@ if TYPE_CHECKING or __package__:
 else:  # by path: a plain import would look at sys.path first, where the user's modules are
     from importlib.util import module_from_spec, spec_from_file_location
 
-    _spec = spec_from_file_location("worker_link", __file__.replace("worker.py", "worker_link.py"))
+    _beside = os.path.join(os.path.dirname(__file__), "worker_link.py")
+    _spec = spec_from_file_location("worker_link", _beside)
     worker_link = module_from_spec(_spec)
     _spec.loader.exec_module(worker_link)
 

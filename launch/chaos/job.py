@@ -14,6 +14,7 @@ from typing import Any
 
 from allgrad.ddp.events import EVENTS_VARIABLE, read_events
 from allgrad.launch import leftovers, worker
+from allgrad.launch.hosts import without_allocation
 
 _POLL_S = 0.002
 
@@ -47,7 +48,8 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environ | {EVENTS_VARIABLE: self._file},
+                # processes on other hosts could not be killed from here
+                env=without_allocation(environ) | {EVENTS_VARIABLE: self._file},
                 start_new_session=True,
                 preexec_fn=partial(worker._die_with_parent, os.getpid()),  # noqa: PLW1509 - no threads
             )

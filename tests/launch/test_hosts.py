@@ -13,6 +13,7 @@ from allgrad.launch.hosts import (
     place,
     read_hostfile,
     slurm_hosts,
+    without_allocation,
 )
 
 A, B, C = Host("a", 4), Host("b", 4), Host("c", 4)
@@ -105,6 +106,12 @@ def test_hosts_of_an_allocation():
     assert slurm_hosts(cpus) == (Host("n1", 16), Host("n2", 16))
     assert slurm_hosts({"SLURM_NODELIST": "n1"}) == (Host("n1", 1),)
     assert slurm_hosts({}) == ()
+
+
+def test_a_job_may_stay_here():
+    environ = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NODELIST": "n[1-2]", "SLURM_JOB_ID": "7"}
+    assert without_allocation(environ) == {"SLURM_JOB_ID": "7"}
+    assert slurm_hosts(without_allocation(environ)) == ()
 
 
 def test_an_allocation_that_contradicts_itself():
