@@ -54,7 +54,10 @@ def _mpich(spec: LaunchSpec, environ: Mapping[str, str]) -> tuple[tuple[str, ...
     # Hydra would take srun in every batch job, but Slurm only lets us onto hosts of the allocation.
     names = {host.name for host, _ in spec.used_hosts}
     allocated = names <= {host.name for host in slurm_hosts(environ)}
-    launcher = ("-launcher", "slurm" if allocated and not spec.remote_shell else "ssh")
+    launcher: tuple[str, ...] = (
+        "-launcher",
+        "slurm" if allocated and not spec.remote_shell else "ssh",
+    )
     if spec.remote_shell:
         launcher += ("-launcher-exec", spec.remote_shell)
     return ("-hosts", hosts, *launcher), env
