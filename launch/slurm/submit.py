@@ -43,7 +43,7 @@ def sbatch(options: argparse.Namespace) -> int:
         raise LaunchError(f"sbatch refuses the job: {_reason(done.stderr, options)}")
     sys.stdout.write(f"{job}\n")  # alone on stdout: JOB=$(allgrad sbatch ...)
     sys.stderr.write(
-        f"allgrad: submitted job {job}; its output goes to {spec.output}; look at it by "
+        f"allgrad: submitted job {job}; its output goes to {_output_of(spec, job)}; look at it by "
         f"`allgrad status {job}`, end it by `scancel {job}`\n"
     )
     return done.returncode
@@ -157,6 +157,14 @@ def _program() -> tuple[str, ...]:
     if os.access(beside, os.X_OK):
         return (str(beside),)
     return (sys.executable, "-m", "allgrad.launch.cli")
+
+
+def _output_of(spec: BatchSpec, job: str) -> str:
+    """The name of the output, as far as it is known: tasks of an array have their own numbers."""
+    known = {"%j": job, "%A": job, "%x": dict(spec.options)["job-name"], "%a": "TASK"}
+    if "array" in dict(spec.options):
+        del known["%j"]
+    return re.sub("%.", lambda match: known.get(match[0], match[0]), spec.output)
 
 
 def _make_folder(output: str) -> None:

@@ -235,7 +235,9 @@ def test_templates(cluster, tmp_path, name):
         "print('rank', ddp.get_rank(), 'of', ddp.get_world_size(), 'local', ddp.get_local_rank(),\n"
         "      'gpus', os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)\n"
     )
-    small = ("--cpus-per-task=1", "--ntasks=4" if name == "one_node" else "--ntasks-per-node=2")
+    ranks = 4 if name == "gpu_nodes" else 2
+    small = ("--cpus-per-task=1", f"--ntasks-per-node={ranks // 2}")
+    small = ("--cpus-per-task=1", "--ntasks=2") if name == "one_node" else small
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environ['PATH']}"}
     script = str(TEMPLATES / f"{name}.sbatch")
     done = cluster.run(
@@ -244,10 +246,9 @@ def test_templates(cluster, tmp_path, name):
     assert done.returncode == 0, done
     text = ends(cluster, done.stdout.strip(), "COMPLETED", "0:0")
     gpus = "0,1" if name == "gpu_nodes" else "None"
-    per_node = 4 if name == "one_node" else 2
-    for rank in range(4):
-        local = rank % per_node
-        assert f"rank {rank} of 4 local {local} gpus {gpus}" in text
+    per_node = ranks if name == "one_node" else ranks // 2
+    for rank in range(ranks):
+        assert f"rank {rank} of {ranks} local {rank % per_node} gpus {gpus}" in text
 
 
 def test_sweep(cluster, tmp_path):
