@@ -147,7 +147,13 @@ def start_daemons(folder: Path) -> None:
     """
     munge = folder / "munge"
     options = ("key-file", "pid-file", "log-file", "seed-file", "socket")
-    munged = ["munged", "--foreground", *(f"--{o}={munge / o.split('-')[0]}" for o in options)]
+    # --force: the folder for temporary files may be one that only its owner may enter.
+    munged = [
+        "munged",
+        "--foreground",
+        "--force",
+        *(f"--{o}={munge / o.split('-')[0]}" for o in options),
+    ]
     daemons = {"munged": _daemon(munged, folder / "munged.log")}
     _wait(lambda: (munge / "socket").exists(), daemons, folder)
     conf = str(folder / "slurm.conf")
