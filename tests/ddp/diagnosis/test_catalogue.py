@@ -234,8 +234,8 @@ def exception_on_one_rank(rank: int) -> None:
     timeout_s=0.5,
 )
 def endless_loop(rank: int) -> None:
-    stop = time.monotonic() + 1.5
-    while rank == 1 and time.monotonic() < stop:
+    stop = time.thread_time() + 0.9  # of the processor: lasts longer where others want it, too
+    while rank == 1 and time.thread_time() < stop:
         sum(range(1000))
     ddp.barrier()
 
@@ -248,7 +248,7 @@ def asleep(rank: int) -> None:
 
 
 @fault(
-    rf"rank 1: waits in a receive of 16 bytes from rank 2, tag 3 at .*{HERE}: ddp\.recv",
+    rf"rank 1: waits in a receive of 16 bytes from rank 2, tag 3 at .*{HERE}: default_group",
     "rank 1 waits in a receive .* for which nobody has done the other half",
     "before the other side goes on to a collective",
     timeout_s=1.0,
@@ -256,8 +256,7 @@ def asleep(rank: int) -> None:
 def receive_without_a_send(rank: int) -> None:
     x = ones()
     if rank == 1:
-        time.sleep(0.4)  # so that it is not the first whose time is over
-        ddp.recv(x, 2, tag=3)
+        default_group().communicator.irecv(x, 2, 3).wait(30.0)  # the others' time is over before
     ddp.barrier()
 
 
