@@ -25,7 +25,13 @@ DOCTOR = (sys.executable, "-m", "allgrad.launch.cli", "doctor")
 QUICK = (*DOCTOR, "--json", "--no-self-test")
 TIMEOUT_S = 100  # a busy machine takes its time
 # What the machine that runs the tests may have as well.
-OF_THE_MACHINE = {"leftover_shared_memory", "more_ranks_than_cores", "folder_full", "tmpdir_full"}
+OF_THE_MACHINE = {
+    "busy_machine",
+    "leftover_shared_memory",
+    "more_ranks_than_cores",
+    "folder_full",
+    "tmpdir_full",
+}
 
 
 def clean(**more):

@@ -166,6 +166,10 @@ ONE = {
     "more_ranks_than_cores": (
         WARNING, facts(ranks=9), "9 ranks on node1, which has 8 cores", "-n 8",
     ),
+    "busy_machine": (
+        WARNING, facts(host=host(load=20.0)),
+        "20.0 processes wanted to run on the 8 cores of node1", "top",
+    ),
     "cpu_quota": (
         WARNING, facts(host=host(quota=2.5)),
         "limits this process to 2.5 cores, but 4 ranks run 8 threads", "OMP_NUM_THREADS=1",

@@ -33,6 +33,7 @@ CHECKS: tuple[Callable[[Facts], Iterable[Finding]], ...] = (
     slurm.default_without_pmi,
     cores.more_ranks_than_cores,
     cores.quota,
+    cores.busy,
     places.shared_memory_small,
     places.leftover_segments,
     places.temporary_folder,

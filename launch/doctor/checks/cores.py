@@ -85,6 +85,19 @@ def one_core_for_all(job: Sequence[Facts]) -> Iterator[Finding]:
             return
 
 
+def busy(facts: Facts) -> Iterator[Finding]:
+    """Others compute here: the slowest rank, which all wait for, is one that shares its core."""
+    cores = max(facts.host.cores, len(facts.host.affinity))
+    if facts.host.load > 1.5 * cores + 1:
+        yield warning(
+            "busy_machine",
+            f"{facts.host.load:.1f} processes wanted to run on the {cores} cores of "
+            f"{facts.host.name} in the last minute: ranks will share cores with them, and the "
+            "figures of the self test are not those of an idle machine",
+            "look who they are (top), and wait, or take another host",
+        )
+
+
 def quota(facts: Facts) -> Iterator[Finding]:
     """A container's limit counts processor time, and libraries do not see it."""
     total = facts.ranks_here * threads_of(facts)
