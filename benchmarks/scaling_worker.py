@@ -37,7 +37,9 @@ def connect(address: str) -> Any:
         link.connect(place)
         return link.makefile("rw")
     host, port, token = place.split(":")
-    stream = socket.create_connection((host, int(port)), 60).makefile("rw")
+    link = socket.create_connection((host, int(port)), 60)
+    link.settimeout(None)  # the driver may be busy with others for long
+    stream = link.makefile("rw")
     stream.write(f"{token}\n")
     return stream
 
