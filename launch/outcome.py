@@ -82,6 +82,17 @@ def failure_of_status(rank: int, status: int, time: float = 0.0) -> Failure:
     )
 
 
+def tells_of_a_death(failure: Failure) -> bool:
+    """Whether a rank failed because it learned that the process of another one is dead.
+
+    Example:
+        >>> what = "allgrad.errors.DistributedError: [rank 0/2] waits ...: the process is dead: ..."
+        >>> tells_of_a_death(Failure("rank 0", 1, what))
+        True
+    """
+    return "Error: [rank " in failure.what and " is dead:" in failure.what
+
+
 def closing_lines(outcome: Outcome) -> list[str]:
     """Return what stands last on the screen; the first failing rank in the very last line.
 

@@ -27,7 +27,13 @@ from allgrad.launch import leftovers, worker
 from allgrad.launch.console import Console
 from allgrad.launch.door import Door, is_lost, is_silent
 from allgrad.launch.logs import RankLogs
-from allgrad.launch.outcome import Failure, Outcome, failure_of_status, signal_name
+from allgrad.launch.outcome import (
+    Failure,
+    Outcome,
+    failure_of_status,
+    signal_name,
+    tells_of_a_death,
+)
 from allgrad.launch.stop import Step, StopPlan
 
 TIMEOUT_CODE = 124  # as timeout(1)
@@ -419,9 +425,13 @@ class Supervisor:
         self._console.launcher(bytes(self._held_output))
         return self._launcher_outcome(self._launcher.returncode)
 
-    def _order(self, failure: Failure) -> tuple[bool, float]:
-        """First come hosts that are gone: what other ranks say came of it."""
-        return failure.code != LOST_CODE or failure.rank not in self.lost_ranks, failure.time
+    def _order(self, failure: Failure) -> tuple[bool, bool, float]:
+        """First come hosts that are gone, last those who fail because another process is dead.
+
+        Who is dead may be known to another rank before its own watcher has been told.
+        """
+        lost = failure.code == LOST_CODE and failure.rank in self.lost_ranks
+        return not lost, tells_of_a_death(failure), failure.time
 
     def _launcher_outcome(self, status: int) -> Outcome:
         name = os.path.basename(self._argv[0])

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import signal
 
-from allgrad.launch.outcome import Failure, Outcome, closing_lines, failure_of_status
+import pytest
+
+from allgrad.ddp.communicators.message_errors import died
+from allgrad.launch.outcome import (
+    Failure,
+    Outcome,
+    closing_lines,
+    failure_of_status,
+    tells_of_a_death,
+)
 
 BOOM = Failure("rank 1", 1, "ValueError: boom\nmore", "Traceback\nValueError: boom", 1)
 
@@ -24,6 +33,23 @@ def test_first_failure_stands_last():
         "[1] ValueError: boom",
         "allgrad: rank 1 failed first: ValueError: boom (exit code 1)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("what", "tells"),
+    [
+        (
+            "allgrad.errors.DistributedError: [rank 0/2] waits in x: the process is dead:\nrank",
+            True,
+        ),
+        (f"allgrad.errors.DistributedError: {died('[rank 0/2]', 'receive', 1)}", True),
+        ("allgrad.errors.DistributedError: [rank 0/2] waits in x: the program ended:", False),
+        ("ValueError: my process is dead: really", False),
+        ("killed by SIGKILL", False),
+    ],
+)
+def test_who_learned_of_a_death_did_not_fail_first(what, tells):
+    assert tells_of_a_death(Failure("rank 0", 1, what)) is tells
 
 
 def test_signals_have_names():
