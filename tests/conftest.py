@@ -9,20 +9,29 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pytest
+# Tests compute little: a team of threads for each op costs more than it saves, and far more on a
+# machine that does other things. Libraries read this when they are loaded; programs that tests
+# start get what the user has set.
+_ONE_THREAD = "OMP_NUM_THREADS" not in os.environ
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import allgrad as ag
-from allgrad import backend
+import numpy as np  # noqa: E402 - see above
+import pytest  # noqa: E402
+
+import allgrad as ag  # noqa: E402
+from allgrad import backend  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `from support...`, see support/
 pytest.register_assert_rewrite("support")
 
 
 def pytest_collection_finish() -> None:
-    """The suite's own objects stay to the end: `gc.collect` need not go through them every time."""
+    """All libraries are loaded now, and the suite's own objects stay to the end."""
+    ag.nn.functional.conv2d(ag.ones(1, 1, 3, 3), ag.ones(1, 1, 3, 3))  # loads oneDNN
+    if _ONE_THREAD:
+        del os.environ["OMP_NUM_THREADS"]
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # `gc.collect` need not go through them every time
 
 
 @pytest.fixture(autouse=True, scope="session")
