@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -91,6 +92,23 @@ def tells_of_a_death(failure: Failure) -> bool:
         True
     """
     return "Error: [rank " in failure.what and " is dead:" in failure.what
+
+
+def ended_by_mpi(failure: Failure, failures: Iterable[Failure]) -> bool:
+    """Whether a rank ended without a word while another one was killed: MPI ends it so.
+
+    Between hosts an MPI library may see a connection break before the killed rank's own watcher has
+    been told, and it aborts with a code of its own. Nothing in MPI kills a rank by SIGKILL.
+
+    Example:
+        >>> killed, silent = failure_of_status(3, -9, 2.0), failure_of_status(1, 143, 1.0)
+        >>> ended_by_mpi(silent, [silent, killed]), ended_by_mpi(silent, [silent])
+        (True, False)
+    """
+    return failure.what.startswith("exit code") and any(
+        other.code == 128 + signal.SIGKILL and other.what.startswith("killed by")
+        for other in failures
+    )
 
 
 def closing_lines(outcome: Outcome) -> list[str]:

@@ -30,6 +30,7 @@ from allgrad.launch.logs import RankLogs
 from allgrad.launch.outcome import (
     Failure,
     Outcome,
+    ended_by_mpi,
     failure_of_status,
     signal_name,
     tells_of_a_death,
@@ -431,7 +432,8 @@ class Supervisor:
         Who is dead may be known to another rank before its own watcher has been told.
         """
         lost = failure.code == LOST_CODE and failure.rank in self.lost_ranks
-        return not lost, tells_of_a_death(failure), failure.time
+        after = tells_of_a_death(failure) or ended_by_mpi(failure, self._failures.values())
+        return not lost, after, failure.time
 
     def _launcher_outcome(self, status: int) -> Outcome:
         name = os.path.basename(self._argv[0])

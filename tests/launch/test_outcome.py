@@ -11,6 +11,7 @@ from allgrad.launch.outcome import (
     Failure,
     Outcome,
     closing_lines,
+    ended_by_mpi,
     failure_of_status,
     tells_of_a_death,
 )
@@ -50,6 +51,20 @@ def test_first_failure_stands_last():
 )
 def test_who_learned_of_a_death_did_not_fail_first(what, tells):
     assert tells_of_a_death(Failure("rank 0", 1, what)) is tells
+
+
+@pytest.mark.parametrize(
+    ("failure", "other", "ended"),
+    [
+        (failure_of_status(1, 143), failure_of_status(3, -9), True),  # MPI saw the connection break
+        (failure_of_status(1, 143), failure_of_status(3, -11), False),
+        (failure_of_status(1, 143), failure_of_status(3, 137), False),  # os._exit(137)
+        (BOOM, failure_of_status(3, -9), False),
+        (failure_of_status(1, -9), failure_of_status(3, -9), False),
+    ],
+)
+def test_who_mpi_ended_because_of_a_kill_did_not_fail_first(failure, other, ended):
+    assert ended_by_mpi(failure, [failure, other]) is ended
 
 
 def test_signals_have_names():
