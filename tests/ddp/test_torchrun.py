@@ -71,7 +71,8 @@ def test_nobody_is_there(port):
     assert "PMI_PORT" not in environ
 
 
-def test_who_listens_there_is_somebody_else(port):
+def test_who_listens_there_is_somebody_else(port, monkeypatch):
+    monkeypatch.setattr(torchrun, "_ANSWER_S", 0.3)  # for which it waits in vain
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
