@@ -95,13 +95,20 @@ def test_demo_trains_from_the_installed_wheel(wheel, tmp_path):
     requirement = f"allgrad[cpu,mpi] @ {wheel.as_uri()}"
     install = (str(python), "-m", "pip", "install", "--quiet", requirement)
     call(*install, timeout=INSTALL_TIMEOUT_S)
-    shutil.copy(ROOT / "examples" / "digits" / "train.py", tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     print_file = "import allgrad; print(allgrad.__file__)"
     where = call(str(python), "-c", print_file, timeout=60, cwd=tmp_path, env=kept)
     assert str(tmp_path) in where
     options = ("--synthetic", "--epochs", "2", "--no-plot", "--no-progress")
-    command = (str(python.parent / "allgrad"), "run", "-n", "2", "train.py", *options)
+    command = (
+        str(python.parent / "allgrad"),
+        "run",
+        "-n",
+        "2",
+        "examples/digits/train.py",
+        *options,
+    )
     out = call(*command, timeout=TRAIN_TIMEOUT_S, cwd=tmp_path, env=kept)
     assert "2 rank(s), 2 epochs" in out
     assert (tmp_path / "runs" / "digits").is_dir()
