@@ -195,10 +195,10 @@ def place_of(options: argparse.Namespace) -> Iterator[Place]:
     cores = sorted(os.sched_getaffinity(0)) if options.launcher != "srun" else []
     given = tuple(shlex.split(options.options))
     if options.launcher != "hosts":
-        yield Place(options.launcher, None, given, cores, options.realtime)
+        yield Place(options.launcher, None, given, cores, options.priority)
         return
     with Hosts(max(options.ranks), options.rate) as hosts:
-        yield Place("hosts", hosts, given, cores, options.realtime)
+        yield Place("hosts", hosts, given, cores, options.priority)
 
 
 def _options() -> argparse.Namespace:
@@ -214,7 +214,7 @@ def _options() -> argparse.Namespace:
     add("--no-torch", dest="torch", action="store_false", help="leave PyTorch out")
     add("--rounds", type=int, default=7)
     add("--seconds", type=float, default=1.5, help="per contestant and round")
-    add("--realtime", action="store_true", help="real-time priority (root)")
+    add("--priority", action="store_true", help="above all other processes (root)")
     add("--out", type=Path, help="JSON file of the raw figures; the picture lies beside it")
     options = parser.parse_args()
     options.ranks = sorted({1, *options.ranks})
@@ -227,7 +227,7 @@ def save(rows: list[dict[str, Any]], options: argparse.Namespace) -> Path:
     out = options.out or HERE / "results" / f"scaling-{options.launcher}-{date}.json"
     record = {"versions": versions(), "launcher": options.launcher, "rounds": options.rounds,
               "rate": options.rate if options.launcher == "hosts" else None,
-              "realtime": options.realtime, "rows": rows}  # fmt: skip
+              "priority": options.priority, "rows": rows}  # fmt: skip
     out.write_text(json.dumps(record, indent=1))
     draw(rows, out.with_suffix(".png"))
     return Path(out)

@@ -30,14 +30,14 @@ class Place:
         hosts: of the launcher "hosts".
         options: of mpiexec or srun, such as --mpi=pmi2 or -hosts a,b.
         cores: to which ranks are pinned one by one; empty: not.
-        realtime: ranks have real-time priority, once they are ready.
+        priority: ranks go before all other processes, once they are ready.
     """
 
     launcher: str
     hosts: Hosts | None = None
     options: tuple[str, ...] = ()
     cores: list[int] = field(default_factory=list)
-    realtime: bool = False
+    priority: bool = False
 
     def command(self, argv: list[str], ranks: int) -> list[str]:
         """That runs `argv` as so many ranks."""
@@ -62,7 +62,7 @@ class Place:
 
     def about_ranks(self) -> dict[str, Any]:
         """What a worker needs to know."""
-        common = {"cores": self.cores, "realtime": self.realtime}
+        common = {"cores": self.cores, "priority": self.priority}
         if self.launcher == "hosts":
             return common | {"meet": "10.77.0.1", "interface": "eth0"}
         meet = None if self.launcher == "srun" else "127.0.0.1"

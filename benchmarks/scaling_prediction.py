@@ -1,7 +1,7 @@
 """Predicted against measured steps, on emulated hosts whose links are shaped (needs root).
 
     python benchmarks/scaling_prediction.py                     # 2 and 4 hosts at 1 and 10 Gbit/s
-    python benchmarks/scaling_prediction.py --rows resnet20@2x1gbit --realtime
+    python benchmarks/scaling_prediction.py --rows resnet20@2x1gbit --priority
 
 A row is `workload@hostsxrate`. In every round the same ranks make steps whose gradients do not
 travel, with a trace, and steps as usual; the former are predicted, the latter measured. What the
@@ -77,21 +77,21 @@ class Row:
         workload: of `workloads.py`, or "paced".
         given: to the worker.
         hosts, rate: how many, and what tc writes.
-        realtime: whether with real-time priority.
+        priority: whether ranks go before all other processes.
     """
 
     workload: str
     given: dict[str, Any]
     hosts: int
     rate: str
-    realtime: bool
+    priority: bool
 
     @classmethod
-    def named(cls, name: str, realtime: bool) -> Row:
+    def named(cls, name: str, priority: bool) -> Row:
         """One of `ROWS`."""
         title, _, where = name.partition("@")
         hosts, _, rate = where.partition("x")
-        return cls(title.split()[0], ROWS[name], int(hosts), rate, realtime)
+        return cls(title.split()[0], ROWS[name], int(hosts), rate, priority)
 
 
 def measure(row: Row, rounds: int, seconds: float) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def measure(row: Row, rounds: int, seconds: float) -> dict[str, Any]:
     """
     cores = sorted(os.sched_getaffinity(0))
     with Hosts(row.hosts, row.rate) as hosts:
-        place = Place("hosts", hosts, cores=cores, realtime=row.realtime)
+        place = Place("hosts", hosts, cores=cores, priority=row.priority)
         job = Job(place, "allgrad", row.workload, row.hosts, **row.given)
         try:
             network, told = calibrated(job, row.rate)
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="per round and kind of step")
-    parser.add_argument("--realtime", action="store_true", help="real-time priority (root)")
+    parser.add_argument("--priority", action="store_true", help="above all other processes (root)")
     parser.add_argument("--out", type=Path, help="JSON file of the raw figures")
     options = parser.parse_args()
     print("| row | link, look, byte | compute, ms | measured, ms | predicted, ms | error | "
@@ -172,7 +172,7 @@ def main() -> None:
     rows = []
     for name in options.rows:
         try:
-            row = Row.named(name, options.realtime)
+            row = Row.named(name, options.priority)
             rows.append({"row": name} | measure(row, options.rounds, options.seconds))
         except HostsError as error:
             print(f"| {name} | skipped: {error} |")
@@ -180,7 +180,7 @@ def main() -> None:
         print(line(rows[-1]), flush=True)
     date = time.strftime("%Y-%m-%d")
     out = options.out or HERE / "results" / f"scaling_prediction-{date}.json"
-    record = {"versions": versions(), "realtime": options.realtime, "rows": rows}
+    record = {"versions": versions(), "priority": options.priority, "rows": rows}
     out.write_text(json.dumps(record, indent=1))
     print(f"medians over {options.rounds} rounds (range); raw figures: {out}")
 

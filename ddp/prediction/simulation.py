@@ -9,9 +9,10 @@ Note [Simulated step]
     reducer does. A collective is cut into pieces (`PIECE_BYTES`), of which a few are under way; a
     piece travels in rounds. A round occupies the link for bytes / bandwidth, one after the other in
     order of start, arrives a latency later, and the next round of its piece starts when the rank
-    has taken it in: in looks between ops, each of which takes so much and not more (TCP: what one
-    read of a socket brings). Every look and every byte also takes this core's time, which delays
-    what it computes.
+    has taken it in: in looks between ops, and during long ones by the thread that calls MPI
+    meanwhile (``communicators/mpi_background.py``), which starts no piece. A look takes so much and
+    not more (TCP: what one read of a socket brings). Every look and every byte also takes this
+    core's time, which delays what it computes.
 
     Rounds over H hosts, by the usual algorithms: two hosts send each other all (as
     ``communicators/mpi_pair.py``); more halve what is left log2 H times and gather it in as many
@@ -38,6 +39,7 @@ PIECE_BYTES = 2 << 20  # as in communicators/mpi.py
 _UNDER_WAY = 4
 _SMALL_BYTES = 2048  # MPICH sends the whole array in every round up to here
 _HEADER_BYTES = 64  # per rank
+_PATIENCE_S, _PERIOD_S = 1e-3, 2.5e-4  # of the thread, as in communicators/mpi_background.py
 _WAIT_S = 1e-4  # between two simulated looks of a rank that waits
 
 
@@ -272,8 +274,8 @@ class _Rank:
         looks = {bucket_node for _, bucket_node in self._buckets}
         self.now = profile.before_s
         for node, seconds in enumerate(profile.nodes_s):
-            self.now += seconds
-            begin = self.now
+            begin = self.now + seconds
+            self._compute(seconds)
             if node == first:
                 self._header = self._issue([rounds_of(self._cluster, self._header_bytes())])
             if node in looks:
@@ -289,6 +291,23 @@ class _Rank:
                 self.now += min(left_s, max(_WAIT_S, left_s / 20))
         self.exposed_s = self.now - end
         self.now += profile.after_s
+
+    def _compute(self, seconds: float) -> None:
+        """An op; when it is long, the thread looks at what is under way."""
+        under_way = [piece for collective in self._queue for piece in collective.under_way]
+        left_s = seconds - _PATIENCE_S
+        while under_way and left_s > 0:
+            self.now += seconds - left_s
+            seconds = left_s
+            self.now += self._costs.poll_s
+            self._budget = self._costs.look_bytes
+            for piece in under_way:
+                while piece.rounds and self._take_in(piece):
+                    piece.rounds.popleft()
+                    self._start(piece)
+            under_way = [piece for piece in under_way if piece.rounds]
+            left_s = seconds - _PERIOD_S
+        self.now += seconds
 
     def _header_bytes(self) -> int:
         return _HEADER_BYTES * self._cluster.ranks
