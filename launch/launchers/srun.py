@@ -62,8 +62,8 @@ def _places(spec: LaunchSpec) -> tuple[str, ...]:
 def _transport(spec: LaunchSpec, environ: Mapping[str, str]) -> dict[str, str]:
     """Let the MPICH of pip (5.0.2) talk by OFI, which is as fast over TCP.
 
-    With its default, UCX, it garbles what ranks tell each other over PMI2 ("mpi/pmi2: value not
-    properly terminated"), depending on the length of the environment, and MPI_Init fails.
+    With its default, UCX, it garbles now and then what ranks tell each other over PMI2 ("mpi/pmi2:
+    value not properly terminated"), and MPI_Init fails; the cause is not known.
     """
     wheel = spec.mpi is not None and os.path.dirname(spec.mpi.mpiexec) == os.path.dirname(
         spec.python
