@@ -1,8 +1,8 @@
-"""Shared memory that killed MPICH jobs have left in /dev/shm: found, and removed by the next job.
+"""Shared memory that killed MPI jobs have left in /dev/shm: found, and removed by the next job.
 
 Stage of the flow: inside `init_process_group`. Imports the standard library only.
 
-MPICH removes its segments when it finalizes; ranks that were killed never do, and under plain
+MPI removes its segments when it finalizes; ranks that were killed never do, and under plain
 ``mpiexec`` or ``srun`` nobody sweeps up after them. So the next job does: it removes segments of
 this user that no process maps and that are older than any start of a job takes. Only the name goes:
 a process that has mapped one, and that we cannot see (in another container), keeps its memory.
@@ -18,18 +18,18 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 STALE_S = 600.0  # far longer than between making a segment and mapping it
-_PREFIX = "mpich_shm_"
+_PREFIXES = ("mpich_shm_", "sm_segment.")  # of MPICH, of Open MPI
 
 _log = logging.getLogger("allgrad.ddp")
 
 
 def segments(folder: Path = SHARED_MEMORY) -> frozenset[Path]:
-    """Return this user's MPICH segments."""
+    """Return this user's segments of MPI."""
     found = []
     if folder.is_dir():
         for entry in os.scandir(folder):
             try:
-                if entry.name.startswith(_PREFIX) and entry.stat().st_uid == os.getuid():
+                if entry.name.startswith(_PREFIXES) and entry.stat().st_uid == os.getuid():
                     found.append(Path(entry.path))
             except FileNotFoundError:
                 continue  # its job has just removed it
@@ -76,5 +76,6 @@ def mapped_files(processes: Iterable[Path]) -> set[str]:
             text = (process / "maps").read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # ended meanwhile, or another user's: it cannot map our private segments
-        mapped |= {line.split(maxsplit=5)[5] for line in text.splitlines() if _PREFIX in line}
+        lines = [line for line in text.splitlines() if any(mark in line for mark in _PREFIXES)]
+        mapped |= {line.split(maxsplit=5)[5] for line in lines}
     return mapped

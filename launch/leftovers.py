@@ -1,6 +1,6 @@
-"""Shared memory that a killed MPICH job leaves in /dev/shm: found and removed after the job.
+"""Shared memory that a killed MPI job leaves in /dev/shm: found and removed after the job.
 
-MPICH removes its segments when it finalizes; ranks that were killed never do. Those that the ranks
+MPI removes its segments when it finalizes; ranks that were killed never do. Those that the ranks
 were seen to have mapped are theirs. Another one is taken for ours only if it appeared during the
 job, belongs to this user, is some seconds old (a job that just starts makes its segment before it
 maps it), and no living process maps it: removing it then can take nothing from anybody. Jobs under

@@ -11,12 +11,11 @@ import pytest
 from allgrad.ddp import segments
 
 
+@pytest.mark.parametrize("name", ["mpich_shm_1f_0", "sm_segment.host.0.15b10000.0"])
 def test_only_old_segments_that_nobody_maps_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    stale, used, other = (
-        tmp_path / name for name in ("mpich_shm_stale", "mpich_shm_used", "somebody_elses")
-    )
+    stale, used, other = (tmp_path / n for n in (name, name + "used", "somebody_elses"))
     for path in (stale, used, other):
         path.write_bytes(b"x" * 4096)
     assert segments.remove_stale(tmp_path) == []  # all are young: a job may just be starting
