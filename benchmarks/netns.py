@@ -29,6 +29,18 @@ _BURST = "256k"
 _ENTER = (
     'hostname "$1"; mount --bind "$2" /etc/hosts; mount -t tmpfs shm /dev/shm; shift 2; exec "$@"'
 )
+# a connection that is refused has arrived; after a cable was out, the first ones may not
+_REACH = """
+import errno, socket, sys, time
+end = time.monotonic() + 10
+while True:
+    with socket.socket() as end_point:
+        end_point.settimeout(0.2)
+        if end_point.connect_ex((sys.argv[1], 9)) in (0, errno.ECONNREFUSED):
+            break
+    if time.monotonic() > end:
+        sys.exit(f"{sys.argv[1]} cannot be reached")
+"""
 TCP_ONLY = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"}
 
 
@@ -134,9 +146,12 @@ class Hosts:
                          "latency", "20ms")  # fmt: skip
 
     def plug(self, host: int, connected: bool) -> None:
-        """Take the cable of a host out, or put it in again."""
+        """Take the cable of a host out, or put it in again and wait until others reach it."""
         state = "up" if connected else "down"
         _ip("-n", f"{self._prefix}s", "link", "set", f"p{host}", state)
+        if connected:
+            reach = [sys.executable, "-c", _REACH, f"10.77.0.{host + 1}"]
+            _run(*self.command(0 if host else 1, reach))
 
     def command(self, host: int, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` on a host."""

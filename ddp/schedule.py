@@ -89,7 +89,7 @@ class Schedule:
         self._random.shuffle(self._priorities)
         self._current, self._stubborn = -1, 0
         collecting = gc.isenabled()
-        gc.collect()
+        gc.collect(1)  # of a schedule before; going through all that a program holds takes longer
         gc.disable()
         try:
             yield

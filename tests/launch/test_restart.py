@@ -272,10 +272,10 @@ class TestJobs:
             "time.sleep(50) if ddp.restart_count() else os.kill(os.getpid(), 9)"
         )
         begin = time.monotonic()
-        job = scene.allgrad("--timeout", "8", "--max-restarts", "99", script)
+        job = scene.allgrad("--timeout", "5", "--max-restarts", "99", script)
         assert (job.code, time.monotonic() - begin < 30) == (124, True), job
         assert "allgrad: started again once" in job.err
-        assert job.last == "allgrad: the job failed: time limit of 8 s reached (exit code 124)"
+        assert job.last == "allgrad: the job failed: time limit of 5 s reached (exit code 124)"
 
     def test_logs_hold_all_runs(self, scene):
         script = scene.script(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from support import launch_scenarios, openmpi
-from support.emulated_hosts import emulated_hosts, netns, processes_on, remote_shell, unplug
+from support.emulated_hosts import emulated_hosts, netns, processes_on, remote_shell
 from support.launch_scenarios import Launch, Running
 
 RUN = (sys.executable, "-m", "allgrad.launch.cli", "run")
@@ -112,7 +112,7 @@ def test_a_host_that_disappears_ends_the_job(hosts, tmp_path):
     job = launch(hosts, slots=1, environ={"ALLGRAD_HOST_TIMEOUT": "2"})
     with Running(job, "wait", tmp_path) as running:
         running.wait_for_places()
-        unplug(hosts, 1)
+        hosts.plug(1, connected=False)
         begin = time.monotonic()
         try:
             ended = running.end()
@@ -124,7 +124,7 @@ def test_a_host_that_disappears_ends_the_job(hosts, tmp_path):
             )
             running.leaves_nothing()  # also the host that is alone now has ended its ranks
         finally:
-            unplug(hosts, 1, plug=True)
+            hosts.plug(1, connected=True)
 
 
 def test_a_job_goes_on_without_the_host_that_disappears(hosts, scene):
@@ -133,11 +133,11 @@ def test_a_job_goes_on_without_the_host_that_disappears(hosts, scene):
     environ = netns.environment({"ALLGRAD_HOST_TIMEOUT": "2"})
     process = scene.start(*argv, path, str(scene.folder), environ=environ)
     scene.wait_for(*(f"up0-{rank}" for rank in range(2)), process=process)
-    unplug(hosts, 1)
+    hosts.plug(1, connected=False)
     try:
         job = scene.finish(process)
     finally:
-        unplug(hosts, 1, plug=True)
+        hosts.plug(1, connected=True)
     assert job.code == 0, job
     assert "restart 1, with 1 rank instead of 2" in job.err, job.err
     assert job.out == "[0] went on with 1 on 1\n"

@@ -45,13 +45,6 @@ def remote_shell(hosts: Any) -> str:
     return f"{hosts._folder.name}/rsh"
 
 
-def unplug(hosts: Any, host: int, *, plug: bool = False) -> None:
-    """Take a host off the network, as if it had gone; or plug it in again."""
-    state = "up" if plug else "down"
-    switch = f"{hosts._prefix}s"
-    subprocess.run(["ip", "-n", switch, "link", "set", f"p{host}", state], check=True)
-
-
 def processes_on(hosts: Any, host: int) -> list[str]:
     """The command lines of the processes on a host."""
     listed = subprocess.run(
