@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.emulated_hosts import emulated_hosts, netns
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -92,17 +92,6 @@ while True:
 """
 
 
-def load_netns() -> Any:
-    """The module of the benchmarks that makes hosts."""
-    spec = importlib.util.spec_from_file_location("netns", BENCHMARKS / "netns.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-netns = load_netns()
 Maker = Callable[..., Any]
 
 
@@ -110,21 +99,8 @@ Maker = Callable[..., Any]
 def make_hosts() -> Iterator[Maker]:
     """``make_hosts(count, rate)``; none of their namespaces is left afterwards."""
     pytest.importorskip("mpi4py")
-    made: list[Any] = []
-
-    def make(count: int, rate: str | None = None) -> Any:
-        hosts = netns.Hosts(count, rate)
-        try:
-            made.append(hosts.__enter__())
-        except netns.HostsError as error:
-            pytest.skip(f"no network namespaces here: {error}")
-        return hosts
-
-    yield make
-    for hosts in made:
-        hosts.close()
-        left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-        assert hosts._prefix not in left.stdout
+    with ExitStack() as made:
+        yield lambda count, rate=None: made.enter_context(emulated_hosts(count, rate))
 
 
 def run(command: list[str], timeout_s: float = 100) -> subprocess.CompletedProcess[str]:

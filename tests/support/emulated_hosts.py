@@ -28,10 +28,10 @@ netns = load_netns()
 
 
 @contextmanager
-def emulated_hosts(count: int) -> Iterator[Any]:
-    """So many hosts; skips where they cannot be made; none of their namespaces is left."""
+def emulated_hosts(count: int, rate: str | None = None) -> Iterator[Any]:
+    """So many hosts, their links of that rate; skips where they cannot be made; none is left."""
     try:
-        with netns.Hosts(count) as made:
+        with netns.Hosts(count, rate) as made:
             prefix = made._prefix
             yield made
     except netns.HostsError as error:
