@@ -15,6 +15,7 @@ from allgrad.autograd import is_grad_enabled
 from allgrad.backend.threads import pin_threads
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.gate import Gate
+from allgrad.ddp.hook_marks import do_replicas_differ
 from allgrad.ddp.hook_reduction import CommHook, HookReduction
 from allgrad.ddp.logging_data import logging_data
 from allgrad.ddp.model_check import Watch, check_same_model, take_from
@@ -360,7 +361,7 @@ class DistributedDataParallel(Module):
                 f"{self.process_group.where} register_comm_hook was called before; one hook "
                 "per model"
             )
-        if getattr(hook, "replicas_differ", False):
+        if do_replicas_differ(hook):
             reducer.check_every = 0
         reducer.reduction = HookReduction(self.process_group.communicator, state, hook)
 

@@ -3,8 +3,9 @@
 `default_hooks` sends gradients as they are or in half precision, `powerSGD_hook` as products of
 thin matrices, `post_localSGD_hook` within subgroups, `debugging_hooks` not at all. A hook is called
 as ``hook(state, bucket)`` with a `GradBucket` and returns a `Future` of the bucket's mean over the
-ranks. One after which the ranks are meant to differ has the attribute ``replicas_differ = True``.
-May import: `bucket`, `futures`, `groups`, `communicators.base`, `process_group`, ``allgrad``.
+ranks. One after which the ranks are meant to differ is marked by `hook_marks.lets_replicas_differ`.
+May import: `bucket`, `hook_marks`, `futures`, `groups`, `communicators.base`, `process_group`,
+``allgrad``.
 
 Source: ``torch.distributed.algorithms.ddp_comm_hooks``.
 """

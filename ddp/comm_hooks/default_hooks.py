@@ -1,6 +1,6 @@
 """Hooks that send gradients as they are, or in half precision.
 
-May import: `bucket`, `futures`, `process_group`, `communicators.base`, ``allgrad``.
+May import: `bucket`, `hook_marks`, `futures`, `process_group`, `communicators.base`, ``allgrad``.
 
 Source: ``torch.distributed.algorithms.ddp_comm_hooks.default_hooks``.
 """
@@ -16,6 +16,7 @@ from allgrad import Tensor, bfloat16, float16
 from allgrad.ddp.comm_hooks.bucket import GradBucket, same_place
 from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp
 from allgrad.ddp.futures import Future, future_of
+from allgrad.ddp.hook_marks import do_replicas_differ, lets_replicas_differ
 from allgrad.ddp.process_group import ProcessGroup, default_group
 
 Hook = Callable[[Any, GradBucket], Future[Tensor]]
@@ -94,8 +95,7 @@ def _wrapper(hook: Hook, dtype: np.dtype) -> Hook:
 
         return hook(state, _Narrowed(bucket, dtype)).then(decompress)
 
-    wrapped.replicas_differ = getattr(hook, "replicas_differ", False)  # type: ignore[attr-defined]
-    return wrapped
+    return lets_replicas_differ(wrapped) if do_replicas_differ(hook) else wrapped
 
 
 class _Narrowed(GradBucket):

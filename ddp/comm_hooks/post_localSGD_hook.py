@@ -1,9 +1,9 @@
 # ruff: noqa: N999 - PyTorch's name
 """Post-local SGD: gradients are averaged over all ranks at first, then within subgroups only.
 
-May import: `bucket`, `default_hooks`, `futures`, `groups`, ``allgrad``. Names and arguments as
-``torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook``; `model_averaging` has the other
-half, which brings the parameters of all ranks together every few steps.
+May import: `bucket`, `default_hooks`, `hook_marks`, `futures`, `groups`, ``allgrad``. Names and
+arguments as ``torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook``; `model_averaging`
+has the other half, which brings the parameters of all ranks together every few steps.
 
 Source: Lin, Stich, Patel, Jaggi, "Don't Use Large Mini-Batches, Use Local SGD", ICLR 2020.
 """
@@ -18,6 +18,7 @@ from allgrad.ddp.comm_hooks.debugging_hooks import noop_hook
 from allgrad.ddp.comm_hooks.default_hooks import allreduce_hook
 from allgrad.ddp.futures import Future
 from allgrad.ddp.groups import new_subgroups
+from allgrad.ddp.hook_marks import lets_replicas_differ
 from allgrad.ddp.process_group import ProcessGroup
 from allgrad.errors import OptionError
 
@@ -69,6 +70,7 @@ class PostLocalSGDState:
                 _log.info("local SGD starts after %d steps", self.iter)
 
 
+@lets_replicas_differ
 def post_localSGD_hook(  # noqa: N802 - PyTorch's name
     state: PostLocalSGDState, bucket: GradBucket
 ) -> Future[Tensor]:
@@ -88,6 +90,3 @@ def post_localSGD_hook(  # noqa: N802 - PyTorch's name
     if not state.post_local_gradient_allreduce:
         return noop_hook(None, bucket)
     return allreduce_hook(state.subgroup, bucket)
-
-
-post_localSGD_hook.replicas_differ = True  # type: ignore[attr-defined]
