@@ -288,6 +288,28 @@ class MpiCommunicator(Communicator):
                 )
             _pause(waited)
 
+    def watched(
+        self, is_complete: Callable[[], bool], number: int, needs_one_rank: bool = False
+    ) -> bool:
+        """Whether a collective is done here, and known to be the same one on all ranks.
+
+        Args:
+            is_complete: pushes it on; whether it is done.
+            number: under which the diagnosis knows it.
+            needs_one_rank: it may end before the others have come.
+
+        Raises:
+            DistributedError: ranks have issued different ones, or MPI failed.
+        """
+        if self.inquiry is None:
+            return is_complete()
+        try:
+            done = is_complete()
+        except MPI.Exception as error:
+            raise self.inquiry.convert(error, number) from error
+        checked = self.inquiry.checked(number)
+        return done and (checked or needs_one_rank)
+
     def progress(self) -> None:
         """Start pieces in the order in which their collectives were issued.
 
@@ -415,15 +437,7 @@ class _MpiWork:
                 self._started.append(piece())
 
     def test(self) -> bool:
-        inquiry = self._communicator.inquiry
-        if inquiry is None:
-            return self._is_complete()
-        try:
-            done = self._is_complete()
-        except MPI.Exception as error:
-            raise inquiry.convert(error, self._number) from error
-        checked = inquiry.checked(self._number)
-        return done and (checked or self._rooted)
+        return self._communicator.watched(self._is_complete, self._number, self._rooted)
 
     def _is_complete(self) -> bool:
         self._communicator.progress()

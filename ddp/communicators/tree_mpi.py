@@ -115,14 +115,7 @@ class TreeWork:
         self._queue, self._what, self._number, self._last = queue, what, number, last
 
     def test(self) -> bool:
-        inquiry = self._queue.communicator.inquiry
-        if inquiry is None:
-            return self._is_complete()
-        try:
-            done = self._is_complete()
-        except MPI.Exception as error:
-            raise inquiry.convert(error, self._number) from error
-        return inquiry.checked(self._number) and done
+        return self._queue.communicator.watched(self._is_complete, self._number)
 
     def _is_complete(self) -> bool:
         if self._last is None or self._last.done:
