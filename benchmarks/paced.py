@@ -36,7 +36,7 @@ def spend(seconds: float) -> None:
     _debt.seconds = min(_MOST_DEBT_S, _debt.seconds + time.perf_counter() - begin - seconds)
 
 
-class _Paced(Function):  # type: ignore[misc]
+class _Paced(Function):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, forward_s: float, backward_s: float) -> Any:
         ctx.backward_s = backward_s
@@ -47,44 +47,22 @@ class _Paced(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         spend(ctx.backward_s)
-        return grad, ag.full_like(ctx.like, float(grad.sum())), None, None
+        like = ctx.like
+        of_weight = None if like is None else ag.full_like(like, float(grad.sum()))
+        return grad, of_weight, None, None
 
 
 class PacedLayer(nn.Module):
-    """So many parameters; their gradient is ready when backward has taken its time."""
+    """So many parameters, or none; their gradient is ready when backward has taken its time."""
 
     def __init__(self, parameters: int, forward_s: float, backward_s: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(ag.zeros(parameters))
+        self.weight = nn.Parameter(ag.zeros(parameters)) if parameters else None
         self._forward_s, self._backward_s = forward_s, backward_s
 
     def forward(self, x: Any) -> Any:
         """`x` itself."""
         return _Paced.apply(x, self.weight, self._forward_s, self._backward_s)
-
-
-class _Pause(nn.Module):
-    """An op without parameters, between which and others communication can be looked at."""
-
-    def __init__(self, forward_s: float, backward_s: float) -> None:
-        super().__init__()
-        self._forward_s, self._backward_s = forward_s, backward_s
-
-    def forward(self, x: Any) -> Any:
-        return _Idle.apply(x, self._forward_s, self._backward_s)
-
-
-class _Idle(Function):  # type: ignore[misc]
-    @staticmethod
-    def forward(ctx: Any, x: Any, forward_s: float, backward_s: float) -> Any:
-        ctx.backward_s = backward_s
-        spend(forward_s)
-        return x * 1.0
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        spend(ctx.backward_s)
-        return grad, None, None
 
 
 def paced_network(
@@ -102,6 +80,6 @@ def paced_network(
         *(
             module
             for count in elements
-            for module in (PacedLayer(count, forward, backward), _Pause(forward, backward))
+            for module in (PacedLayer(count, forward, backward), PacedLayer(0, forward, backward))
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from allgrad.launch.doctor.facts import Facts
 from allgrad.launch.doctor.finding import Finding, broken, spans, warning
@@ -26,10 +27,14 @@ def _described(kinds: dict[str, list[int]], job: Sequence[Facts]) -> str:
     )
 
 
+def _version(package: str, facts: Facts) -> str:
+    return facts.software.packages.get(package, "")
+
+
 def versions_differ(job: Sequence[Facts]) -> Iterator[Finding]:
     """Packages of different versions on different hosts."""
     for package in (*_MUST_MATCH, *_SHOULD_MATCH):
-        kinds = _kinds(job, lambda facts, name=package: facts.software.packages.get(name, ""))  # type: ignore[misc]
+        kinds = _kinds(job, partial(_version, package))
         if len(kinds) > 1:
             make = broken if package in _MUST_MATCH else warning
             yield make(
