@@ -1,0 +1,279 @@
+"""The array of the stand-in for CuPy: memory that NumPy may not touch by itself.
+
+It keeps CuPy's rules where NumPy's differ: results of reductions and of indexing are arrays without
+dimensions, never NumPy scalars; NumPy arrays beside it are refused; conversion to NumPy is `get`
+alone; functions, methods and ufuncs that CuPy lacks are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from support.emulated_gpu import device
+
+API: dict[str, Any] = json.loads(Path(__file__).with_name("cupy_api.json").read_text())
+_ATTRIBUTES = frozenset(API["ndarray"])
+_NUMBERS = (int, float, complex, bool, np.generic)
+
+
+class ndarray:  # noqa: N801 - CuPy's spelling
+    """Device memory; `_host` is where it really lies."""
+
+    __array_priority__ = 100
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        shape: Any,
+        dtype: Any = float,
+        memptr: Any = None,
+        strides: Any = None,
+        order: str = "C",
+    ) -> None:
+        if memptr is None:
+            made = device.empty(shape, np.dtype(dtype), order)
+        else:
+            made = memptr.view(shape, np.dtype(dtype), strides, order)
+        self._host: np.ndarray = made
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct "
+            "a NumPy array explicitly."
+        )
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if ufunc.__name__ not in API["functions"]:
+            return NotImplemented
+        if method != "__call__":
+            if method not in API["ufunc"]:
+                return NotImplemented
+            return device.run(getattr(ufunc, method), inputs, kwargs)
+        if not set(kwargs) <= {"out", "dtype", "casting", "where"} or "where" in kwargs:
+            return NotImplemented
+        return device.run(ufunc, inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        found = api_of(func)
+        if found is None or any(t is not ndarray for t in types):
+            return NotImplemented
+        unknown = set(kwargs) - set(found["parameters"] or kwargs) - {"kwargs"}
+        if unknown and "kwargs" not in found["parameters"]:
+            raise TypeError(
+                f"cupy.{func.__name__}() got an unexpected keyword argument {min(unknown)!r}"
+            )
+        return device.run(func, args, kwargs)
+
+    # -- what has rules of its own -----------------------------------------------------------
+    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
+        """A copy on the host."""
+        device.no_capture("ndarray.get()")
+        device.counts["synchronisations"] += 1
+        if out is not None:
+            out[...] = self._host
+            return out
+        return np.array(self._host, order=order if order in "CF" else "C")
+
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        """Fill it from the host."""
+        device.no_capture("ndarray.set()")
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if arr.dtype != self._host.dtype or arr.shape != self._host.shape:
+            raise ValueError("Shape or dtype mismatch")
+        self._host[...] = arr
+
+    def item(self) -> Any:
+        """The value of its one element."""
+        return self.get().item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists."""
+        return self.get().tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self.get())
+
+    def __int__(self) -> int:
+        return int(self.get().item())
+
+    def __float__(self) -> float:
+        return float(self.get().item())
+
+    def __complex__(self) -> complex:
+        return complex(self.get().item())
+
+    def __index__(self) -> int:
+        return self.get().__index__()
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Any:
+        if not self._host.ndim:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(len(self._host)))
+
+    def __repr__(self) -> str:
+        return repr(self.get())
+
+    def __str__(self) -> str:
+        return str(self.get())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.get(), spec)
+
+    def __copy__(self) -> ndarray:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> ndarray:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return _from_host, (self.get(),)
+
+    # -- description -------------------------------------------------------------------------
+    @property
+    def data(self) -> Any:
+        """Where it lies, as CuPy's MemoryPointer."""
+        return device.pointer_of(self._host)
+
+    @property
+    def device(self) -> Any:
+        """The device that holds it."""
+        return device.DEVICE
+
+    @property
+    def flags(self) -> Any:
+        flags = self._host.flags
+        return SimpleNamespace(
+            c_contiguous=flags.c_contiguous,
+            f_contiguous=flags.f_contiguous,
+            owndata=flags.owndata,
+            fnc=flags.fnc,
+            forc=flags.forc,
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._host.shape
+
+    @shape.setter
+    def shape(self, shape: Any) -> None:
+        self._host.shape = shape
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        device.run(_assign, (self, key, value), {})
+
+    def __getitem__(self, key: Any) -> Any:
+        return device.run(_pick, (self, key), {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _ATTRIBUTES or name == "_host":
+            raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        value = getattr(self._host, name)
+        if callable(value):
+            return _Method(self, name)
+        return device.wrapped(value)
+
+
+class _Method:
+    """A bound method of NumPy's that CuPy has too."""
+
+    __slots__ = ("name", "owner")
+
+    def __init__(self, owner: ndarray, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return device.run(functools.partial(_call, self.name), (self.owner, *args), kwargs)
+
+
+def _call(name: str, array: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+    return getattr(array, name)(*args, **kwargs)
+
+
+def _assign(array: np.ndarray, key: Any, value: Any) -> None:
+    array[key] = value
+
+
+def _pick(array: np.ndarray, key: Any) -> Any:
+    return array[key]
+
+
+def _from_host(array: np.ndarray) -> ndarray:
+    return device.wrapped(device.placed(array))
+
+
+def _binary(name: str, reflected: bool = False, in_place: bool = False) -> Callable[..., Any]:
+    ufunc: np.ufunc = getattr(np, name)
+
+    def method(self: ndarray, other: Any) -> Any:
+        # CuPy gives way to classes of higher priority and refuses what it does not know.
+        if getattr(other, "__array_priority__", 0) > ndarray.__array_priority__:
+            return NotImplemented
+        if not isinstance(other, (ndarray, *_NUMBERS)):
+            if isinstance(other, np.ndarray):
+                raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+            return NotImplemented
+        if in_place:
+            device.run(ufunc, (self, other), {"out": (self,)})
+            return self
+        return device.run(ufunc, (other, self) if reflected else (self, other), {})
+
+    return method
+
+
+_BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "matmul": "matmul",
+}
+for _name, _ufunc in _BINARY.items():
+    setattr(ndarray, f"__{_name}__", _binary(_ufunc))
+    setattr(ndarray, f"__r{_name}__", _binary(_ufunc, reflected=True))
+    setattr(ndarray, f"__i{_name}__", _binary(_ufunc, in_place=True))
+for _name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"):
+    _short = {"less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge"}
+    _method = {**_short, "equal": "eq", "not_equal": "ne"}[_name]
+    setattr(ndarray, f"__{_method}__", _binary(_name))
+
+
+def _unary(name: str) -> Callable[[ndarray], Any]:
+    ufunc: np.ufunc = getattr(np, name)
+    return lambda self: device.run(ufunc, (self,), {})
+
+
+for _name, _ufunc in {
+    "neg": "negative",
+    "pos": "positive",
+    "abs": "absolute",
+    "invert": "invert",
+}.items():
+    setattr(ndarray, f"__{_name}__", _unary(_ufunc))
+
+
+def api_of(function: Any) -> dict[str, Any] | None:
+    """What the real CuPy has under the name of a function of NumPy's, or None."""
+    module = getattr(function, "__module__", "numpy").split(".")[1:]
+    table = API.get(module[0]) if module and module[0] in ("linalg", "fft") else API["functions"]
+    if module and module[0] not in ("linalg", "fft"):
+        return None
+    return table.get(function.__name__) if table else None

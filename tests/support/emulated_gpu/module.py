@@ -1,0 +1,134 @@
+"""The stand-in for the module `cupy`, and how it takes the place of the real one."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from support.emulated_gpu import device
+from support.emulated_gpu.array import API, ndarray
+
+_NAMES = ("cupy", "cupy.cuda", "cupy.linalg", "cupy.fft", "cupy.cuda.nvtx")
+_replaced: dict[str, Any] = {}
+
+
+def _function(name: str, home: Any = np) -> Any:
+    real = getattr(home, name, None)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if real is None:
+            raise NotImplementedError(f"the emulated GPU has no cupy.{name}; add it")
+        return device.run(real, args, kwargs)
+
+    call.__name__ = name
+    return call
+
+
+def _array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", **_: Any) -> ndarray:
+    """Any data in device memory; from the host, too."""
+    if isinstance(obj, ndarray):
+        return obj.astype(dtype or obj.dtype, copy=bool(copy), order=order)
+    device.no_capture("copying from the host")
+    if isinstance(obj, list | tuple) and any(isinstance(v, ndarray) for v in obj):
+        return device.run(np.array, (list(obj),), {"dtype": dtype})
+    return device.wrapped(device.placed(np.array(obj, dtype=dtype)))
+
+
+def _asarray(obj: Any, dtype: Any = None, order: Any = None, **_: Any) -> ndarray:
+    return _array(obj, dtype, copy=False, order=order or "K")
+
+
+def _asnumpy(obj: Any, stream: Any = None, order: str = "C", out: Any = None, **_: Any) -> Any:
+    return obj.get(order=order, out=out) if isinstance(obj, ndarray) else np.asarray(obj)
+
+
+def _made(name: str) -> Any:
+    make = getattr(np, name)
+
+    def call(*args: Any, **kwargs: Any) -> ndarray:
+        if args and isinstance(args[0], ndarray):
+            return device.run(make, args, kwargs)
+        return device.wrapped(device.placed(make(*args, **kwargs)))
+
+    return call
+
+
+def cupy_module() -> ModuleType:
+    """The stand-in, with the functions of the real CuPy that `cupy_api.json` lists."""
+    cupy: Any = ModuleType("cupy")
+    cupy.__path__ = []
+    cupy.__version__ = API["version"]
+    for name in API["functions"]:
+        setattr(cupy, name, _function(name))
+    for name in API["constants"]:
+        setattr(cupy, name, getattr(np, name, None))
+    for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"):
+        setattr(cupy, name, getattr(np, name))
+    for name in ("uint16", "uint32", "uint64", "bool_", "complex64", "complex128", "dtype"):
+        setattr(cupy, name, getattr(np, name))
+    for name in ("empty", "zeros", "ones", "full", "arange", "linspace", "eye", "identity"):
+        setattr(cupy, name, _made(name))
+    cupy.ndarray, cupy.generic = ndarray, np.generic
+    cupy.array, cupy.asarray, cupy.asnumpy = _array, _asarray, _asnumpy
+    cupy.ascontiguousarray = lambda a, dtype=None: device.run(
+        np.ascontiguousarray, (_asarray(a, dtype),), {}
+    )
+    cupy.get_array_module = lambda *args: (
+        cupy if any(isinstance(a, ndarray) for a in args) else np
+    )
+    cupy.linalg = ModuleType("cupy.linalg")
+    cupy.fft = ModuleType("cupy.fft")
+    for home in ("linalg", "fft"):
+        for name in API[home]:
+            setattr(getattr(cupy, home), name, _function(name, getattr(np, home)))
+    cupy.cuda = _cuda_module()
+    return cupy
+
+
+def _cuda_module() -> ModuleType:
+    cuda: Any = ModuleType("cupy.cuda")
+    cuda.__path__ = []
+    cuda.is_available = lambda: True
+    cuda.runtime = SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        runtimeGetVersion=lambda: 13020,
+        driverGetVersion=lambda: 13000,
+    )
+    return cuda
+
+
+def install() -> ModuleType:
+    """Put the stand-in in the place of CuPy; returns it."""
+    cupy = cupy_module()
+    modules = {"cupy": cupy, "cupy.cuda": cupy.cuda}
+    modules |= {"cupy.linalg": cupy.linalg, "cupy.fft": cupy.fft}
+    for name in _NAMES:
+        _replaced.setdefault(name, sys.modules.get(name))
+        if name in modules:
+            sys.modules[name] = modules[name]
+    return cupy
+
+
+def uninstall() -> None:
+    """Put back what `install` replaced."""
+    for name, module in _replaced.items():
+        if module is None:
+            sys.modules.pop(name, None)
+        else:
+            sys.modules[name] = module
+    _replaced.clear()
+
+
+@contextlib.contextmanager
+def emulated_gpu() -> Iterator[ModuleType]:
+    """The stand-in inside of the ``with`` block."""
+    cupy = install()
+    try:
+        yield cupy
+    finally:
+        uninstall()
