@@ -1,7 +1,7 @@
-"""Devices under their PyTorch names. Lowest layer; imports errors alone.
+"""Devices under their PyTorch names, and arrays made on them or moved to them.
 
 A device is a name, not memory: ``device("cuda")`` can be written anywhere. Only where a tensor is
-to be made or moved does `require` ask whether the device can serve here.
+to be made or moved does `require` ask whether the device can serve here. Imports: errors, backend.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
+
+from .backend import arrays
+from .backend.cuda import availability
 from .errors import DeviceError
 
-# Kinds of devices that PyTorch's scripts name. This build computes on the first.
+# Kinds of devices that PyTorch's scripts name. This build computes on the first two.
 KINDS = ("cpu", "cuda", "mps", "xpu", "meta")
 
 
@@ -125,19 +129,109 @@ def require(given: Any) -> device:
     found = device(given)
     if found.type == "cpu":
         return CPU
-    if found.type == "cuda":
-        raise DeviceError(f"device {str(found)!r}: {NO_CUDA}")
-    raise DeviceError(
-        f"device {str(found)!r}: allgrad has no backend for {found.type!r}; tensors can be made on "
-        "'cpu'"
-    )
+    if found.type != "cuda":
+        raise DeviceError(
+            f"device {str(found)!r}: allgrad has no backend for {found.type!r}; tensors can be "
+            "made on 'cpu' and 'cuda'"
+        )
+    reason = availability.why_not()
+    if reason is not None:
+        raise DeviceError(f"device {str(found)!r}: {reason}. {USUAL_LINE}")
+    if found.index is not None and found.index >= availability.count():
+        raise DeviceError(
+            f"device {str(found)!r}: expected an index below {availability.count()}, the number of "
+            "GPUs that this process sees"
+        )
+    return found
 
 
-NO_CUDA = (
-    "this build of allgrad has no CUDA backend, so tensors cannot be made there (a GPU in the "
-    "machine does not change that). Choose by torch's usual line: device = 'cuda' if "
-    "allgrad.cuda.is_available() else 'cpu'"
-)
+USUAL_LINE = "Scripts choose by the line: device = 'cuda' if allgrad.cuda.is_available() else 'cpu'"
+
+
+class _Host:
+    """NumPy inside of a ``with`` block."""
+
+    def __enter__(self) -> Any:
+        return np
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+_HOST = _Host()
+
+
+def at(given: Any) -> Any:
+    """A ``with`` block in which arrays are made on a device; it gets the array module.
+
+    >>> with at("cpu") as xp:
+    ...     xp.zeros(2)
+    array([0., 0.])
+    """
+    found = require(given)
+    if found.type == "cpu":
+        return _HOST
+    from .backend.cuda import device as cuda_device  # noqa: PLC0415 - needs CuPy
+
+    return cuda_device.At(found.index)
+
+
+def of(array: Any) -> device:
+    """The device that holds an array."""
+    if type(array) is np.ndarray:
+        return CPU
+    index = arrays.index_of(array)
+    return CPU if index is None else device("cuda", index)
+
+
+def indexed(given: device) -> device:
+    """`given`, or where it names no number, the current device of its kind."""
+    if given.type != "cuda" or given.index is not None:
+        return given
+    from .backend.cuda import device as cuda_device  # noqa: PLC0415 - needs CuPy
+
+    return device("cuda", cuda_device.current())
+
+
+def pinned(array: Any) -> Any:
+    """A copy in memory that a GPU reads by itself; `array` where no GPU can be used."""
+    if availability.why_not() is not None:
+        return array
+    from .backend.cuda import device as cuda_device  # noqa: PLC0415 - needs CuPy
+    from .backend.cuda import transfer  # noqa: PLC0415 - needs CuPy
+
+    cuda_device.current()
+    return transfer.pinned(array)
+
+
+def is_pinned(array: Any) -> bool:
+    """Whether `pinned` made its memory."""
+    if arrays.on_device(array) or not arrays.known():
+        return False
+    from .backend.cuda import transfer  # noqa: PLC0415 - needs CuPy
+
+    return transfer.is_pinned(array)
+
+
+def moved(array: Any, given: Any, non_blocking: bool = False) -> Any:
+    """`array` on a device: itself if it is there, else a copy.
+
+    Args:
+        non_blocking: whether a copy from pinned memory may still run when this returns.
+    """
+    target = require(given)
+    index = arrays.index_of(array)
+    if target.type == "cpu":
+        return arrays.to_host(array)
+    from .backend.cuda import device as cuda_device  # noqa: PLC0415 - needs CuPy
+    from .backend.cuda import transfer  # noqa: PLC0415 - needs CuPy
+
+    wanted = cuda_device.current() if target.index is None else target.index
+    if index == wanted:
+        return array
+    if index is not None:
+        return transfer.to_other_device(array, wanted)
+    return transfer.to_device(array, wanted, non_blocking)
 
 
 def get_default_device() -> device:

@@ -23,7 +23,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from . import devices, dtypes
-from .errors import CheckpointError, OptionError
+from .backend.arrays import address_of, to_host
+from .errors import AllgradError, CheckpointError, OptionError
 from .files import write_atomically
 from .tensors import Tensor
 
@@ -100,8 +101,8 @@ def load(
     Args:
         f: the path, or a file open for reading bytes.
         map_location: where tensors shall be: a device, a dict from devices to devices, or a
-            function of (tensor, "cpu"), as in PyTorch. The files name no devices: tensors are read
-            to the CPU, so only that can be asked for.
+            function of (tensor, "cpu"), as in PyTorch. The files name no devices: without it,
+            tensors are read to the CPU, also those that were on a GPU (PyTorch puts them back).
         weights_only: no difference: nothing in a file is ever executed.
         mmap: only False or None: a file is read as a whole.
 
@@ -115,32 +116,41 @@ def load(
     """
     if mmap:
         raise OptionError("load: mmap=True is not there; the file is read as a whole")
-    _check_location(map_location)
+    place = _mover(map_location)
     if hasattr(f, "read"):
-        return loads(f.read(), str(getattr(f, "name", "the open file")))
+        return loads(f.read(), str(getattr(f, "name", "the open file")), place)
     try:
         data = Path(f).read_bytes()
     except OSError as err:
         raise CheckpointError(f"cannot read {f}: {err}") from err
-    return loads(data, str(f))
+    return loads(data, str(f), place)
 
 
-def _check_location(map_location: Any) -> None:
-    """Raise unless `map_location` leaves tensors on the CPU."""
+def _mover(map_location: Any) -> Callable[[Tensor], Tensor] | None:
+    """What `map_location` does with a tensor in main memory; None where it does nothing.
+
+    Raises:
+        DeviceError: tensors are wanted where this build cannot compute.
+    """
+    target = map_location
     if isinstance(map_location, dict):
-        for source, target in map_location.items():
-            if devices.device(source).type == "cpu":
-                devices.require(target)
+        named = {str(devices.device(k)): v for k, v in map_location.items()}
+        target = named.get("cpu")
     elif callable(map_location):
-        probe = Tensor(np.zeros(0, np.float32))
-        kept = map_location(probe, "cpu")
-        if kept is not None and kept is not probe:
-            raise OptionError(
-                "load: expected a map_location that leaves a tensor on the CPU as it is (or "
-                f"returns None), came a function that returns {type(kept).__name__}"
-            )
-    elif map_location is not None:
-        devices.require(map_location)
+        return lambda tensor: _by_function(map_location, tensor)
+    if target is None or devices.require(target).type == "cpu":
+        return None
+    return lambda tensor: tensor.to(target)
+
+
+def _by_function(function: Callable[..., Any], tensor: Tensor) -> Tensor:
+    moved = function(tensor, "cpu")
+    if moved is not None and not isinstance(moved, Tensor):
+        raise OptionError(
+            "load: expected a map_location that returns a tensor or None, came a function that "
+            f"returns {type(moved).__name__}"
+        )
+    return tensor if moved is None else moved
 
 
 class _Table(dict[str, np.ndarray]):
@@ -196,8 +206,16 @@ def _join_small(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
     return [piece for piece in (*joined, b"".join(small)) if len(piece)]
 
 
-def loads(data: bytes, source: str = "data") -> Any:
-    """The object in the bytes `data`; `source` names them in errors (CheckpointError)."""
+def loads(
+    data: bytes, source: str = "data", place: Callable[[Tensor], Tensor] | None = None
+) -> Any:
+    """The object in the bytes `data`.
+
+    Args:
+        data: what `dumps` gave.
+        source: names them in errors (CheckpointError).
+        place: moves every tensor to where it shall be.
+    """
     if data.startswith(_PICKLED) and data[8:9] != b"{":  # where a safetensors header begins
         raise CheckpointError(
             f"{source}: expected a safetensors file, came a pickle, as torch.save writes it. Its "
@@ -214,8 +232,9 @@ def loads(data: bytes, source: str = "data") -> Any:
             f"({err}). The file is damaged or of another kind"
         ) from err
     if structure is None:
-        return {name: Tensor(array) for name, array in tensors.items()}
-    return _decode(structure, tensors, source)
+        there = place or (lambda tensor: tensor)
+        return {name: there(Tensor(array)) for name, array in tensors.items()}
+    return _decode(structure, tensors, source, place)
 
 
 def _read_structure(data: bytes) -> Any:
@@ -256,7 +275,7 @@ def _encode(obj: Any, place: tuple[str, ...], tensors: _Table) -> Any:
     if isinstance(obj, complex):
         return {"$": "complex", "is": [repr(obj.real), repr(obj.imag)]}
     if isinstance(obj, Tensor):
-        return _put("tensor", obj.detach().numpy(), place, tensors)
+        return _put("tensor", obj.detach()._canonical(), place, tensors)
     if isinstance(obj, np.ndarray):
         return _put("array", obj, place, tensors)
     if isinstance(obj, list | tuple):
@@ -294,7 +313,7 @@ def _put(kind: str, array: np.ndarray, place: tuple[str, ...], tensors: _Table) 
         name += "'"
     entry = {"$": kind, "is": name}
     if array.size:  # one memory under several names is written under each, for other readers
-        memory = (kind, array.__array_interface__["data"][0], array.shape, array.strides)
+        memory = (kind, address_of(array), array.shape, array.strides)
         first = tensors.seen.setdefault((*memory, array.dtype), name)
         if first != name:
             entry["same"] = first
@@ -306,18 +325,35 @@ def _put(kind: str, array: np.ndarray, place: tuple[str, ...], tensors: _Table) 
             f"cannot save {_spell(place)}: expected one of {', '.join(_DTYPES.values())}, "
             f"came an array of dtype {array.dtype}"
         )
+    array = to_host(array)
     # not np.ascontiguousarray for all: it turns a number into a vector of one
     tensors[name] = array if array.flags.c_contiguous else array.copy(order="C")
     return entry
 
 
-def _decode(some: Any, tensors: dict[str, np.ndarray], source: str) -> Any:
+def _decode(
+    some: Any,
+    tensors: dict[str, np.ndarray],
+    source: str,
+    place: Callable[[Tensor], Tensor] | None,
+) -> Any:
+    moved: dict[str, Tensor] = {}  # one memory stays one memory on its device
+
+    def tensor(node: dict[str, Any]) -> Tensor:
+        if place is None:
+            return Tensor(array(node))
+        name = node.get("same", node["is"])
+        if name not in moved:
+            moved[name] = place(Tensor(array(node)))
+            return moved[name]
+        return moved[name].detach()
+
     def array(node: dict[str, Any]) -> np.ndarray:
         found = tensors[node.get("same", node["is"])]
         return found.view(np.complex128)[..., 0] if node.get("as") == "complex128" else found
 
     makers: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "tensor": lambda node: Tensor(array(node)),
+        "tensor": tensor,
         "array": array,
         "float": lambda node: float(node["is"]),
         "complex": lambda node: complex(*(float(part) for part in node["is"])),
@@ -336,6 +372,8 @@ def _decode(some: Any, tensors: dict[str, np.ndarray], source: str) -> Any:
 
     try:
         return walk(some.value)
+    except AllgradError:
+        raise  # of a map_location
     except (KeyError, TypeError, ValueError) as err:
         raise CheckpointError(
             f"{source}: expected the structure that allgrad.save writes, found {err!r}. The file "

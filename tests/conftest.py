@@ -20,6 +20,7 @@ import pytest  # noqa: E402
 
 import allgrad as ag  # noqa: E402
 from allgrad import backend  # noqa: E402
+from allgrad.backend.cuda import availability  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `from support...`, see support/
 pytest.register_assert_rewrite("support")
@@ -48,8 +49,13 @@ def _temporary_files_end_with_the_session():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+NO_GPU = availability._Found(0, "no GPU is here for this test")
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
+    availability._found[:] = [NO_GPU]  # wherever this runs; the fixture `gpu` looks again
+    availability._noted.clear()
     ag.manual_seed(0)
     np.random.seed(0)
     ag.set_default_dtype(ag.float32)

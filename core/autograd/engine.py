@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import as_array, is_writable
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..errors import GradientError
 from ..ops.base import Op, in_dtype, reduced
@@ -318,15 +319,15 @@ def _timed(process: Callable[[Op, Any], None], timeline: Timeline) -> Callable[[
 
 
 def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray(a + b)
+    return as_array(a + b)
 
 
 def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b, inside a's memory: the caller made sure that nobody else can see it."""
-    if a.base is None and a.flags.writeable and a.shape == b.shape and a.ndim:
+    if a.base is None and is_writable(a) and a.shape == b.shape and a.ndim:
         np.add(a, b, out=a)
         return a
-    return np.asarray(a + b)
+    return as_array(a + b)
 
 
 def run_node_hooks(node: Op, grad: Any) -> Any:

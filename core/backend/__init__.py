@@ -1,6 +1,6 @@
 """Kernels of the devices behind one protocol.
 
-Imports: errors, dtypes, kernel_counts, NumPy, libraries by ctypes.
+Imports: errors, dtypes, kernel_counts, NumPy, libraries by ctypes; CuPy when a GPU is asked for.
 
 Each thread has its own instance, because library primitives hold scratch memory and ranks may
 be threads.
@@ -9,6 +9,9 @@ be threads.
 from __future__ import annotations
 
 import threading
+from typing import Any
+
+import numpy as np
 
 from ..errors import OptionError
 from .protocol import Array, Backend, Dims
@@ -19,6 +22,7 @@ __all__ = ["Array", "Backend", "Dims", "get", "of", "use"]
 class _Instances(threading.local):
     def __init__(self) -> None:
         self.current: Backend | None = None
+        self.cuda: dict[int, Backend] = {}
 
 
 _instances = _Instances()
@@ -29,9 +33,31 @@ def get() -> Backend:
     return _instances.current or use("cpu")
 
 
-def of(array: Array) -> Backend:
+def of(array: Any) -> Backend:
     """The backend whose kernels serve `array`."""
-    return _instances.current or use("cpu")
+    if type(array) is np.ndarray:
+        return _instances.current or use("cpu")
+    return _of_other(array)
+
+
+def _of_other(array: Any) -> Backend:
+    from . import arrays
+
+    index = arrays.index_of(array)
+    return get() if index is None else on_cuda(index)
+
+
+def on_cuda(index: int) -> Backend:
+    """This thread's backend of a GPU, which is the current one from now on."""
+    from .cuda import device
+
+    device.use(index)
+    found = _instances.cuda.get(index)
+    if found is None:
+        from .cuda.backend import CudaBackend
+
+        found = _instances.cuda[index] = CudaBackend()
+    return found
 
 
 def use(name: str) -> Backend:

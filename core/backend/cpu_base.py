@@ -1,33 +1,25 @@
-"""What all CPU kernels share: engine, scratch, plans, and the policy of falling back.
-
-Note [Fallback]: a kernel marked `@fast` either serves the call or raises `Unsupported(reason)`
-before it has written anything. Then the reference serves, the reason is counted in
-`allgrad.kernel_counts`, and with ALLGRAD_STRICT=1 the reason is an error instead. A call with
-float16 or bfloat16 arrays that the kernel does not serve as they are is served in float32, by the
-same kernel, and rounded; that is counted too.
-"""
+"""What all CPU kernels share: engine, scratch and plans. How they fall back: `fallback.py`."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import kernel_counts
 from ..errors import Unsupported
-from . import half, memory, onednn
+from . import memory, onednn
+from .fallback import LibraryBackend
+from .fallback import fast as fast
 from .layout import Ints, element_strides, is_plain
 from .onednn_plan import Plan, PlanCache, Scratch
-from .reference import ReferenceBackend
 
 F32 = np.dtype(np.float32)
 
 
-class CpuBase(ReferenceBackend):
+class CpuBase(LibraryBackend):
     """State of one thread's CPU backend.
 
     Attributes:
@@ -42,7 +34,6 @@ class CpuBase(ReferenceBackend):
     def __init__(self) -> None:
         super().__init__(np)
         memory.keep_large_allocations()
-        self.strict = os.environ.get("ALLGRAD_STRICT", "0") == "1"
         self.winograd = os.environ.get("ALLGRAD_WINOGRAD", "1") != "0"
         self.scratch = Scratch()
         self.plans = PlanCache()
@@ -131,34 +122,6 @@ class CpuBase(ReferenceBackend):
             self._many_zeros = np.zeros(count, F32)
             self._many_zeros.setflags(write=False)
         return self._many_zeros[:count]
-
-    def _fall_back(self, kernel: str, refusal: Unsupported) -> None:
-        if self.strict:
-            raise Unsupported(f"ALLGRAD_STRICT=1 and {kernel} fell back: {refusal}") from refusal
-        kernel_counts.count_fallback(kernel, str(refusal))
-
-
-def fast(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a method that overrides a reference kernel. See Note [Fallback]."""
-    name = kernel.__name__
-    reference = getattr(ReferenceBackend, name)
-    count = kernel_counts.count_fast
-
-    @functools.wraps(kernel)
-    def served(self: CpuBase, *args: Any, **kwargs: Any) -> Any:
-        try:
-            result = kernel(self, *args, **kwargs)
-        except Unsupported as refusal:
-            if half.among(args):
-                kernel_counts.count_fallback(name, f"computed in float32: {refusal}")
-                return half.in_float32(functools.partial(served, self), args, kwargs)
-            self._fall_back(name, refusal)
-            return reference(self, *args, **kwargs)
-        count(name)
-        return result
-
-    served.serves_halves = True  # type: ignore[attr-defined]
-    return served
 
 
 def require_float32(*arrays: np.ndarray | None) -> None:

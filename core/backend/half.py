@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..dtypes import is_half
+from .arrays import is_array
 from .protocol import Backend
 
 B = TypeVar("B", bound=type)
@@ -19,8 +20,8 @@ B = TypeVar("B", bound=type)
 
 def among(values: Iterable[Any]) -> bool:
     """Whether one of `values` is a half array."""
-    for v in values:  # noqa: SIM110 - runs at every optimizer step, and any() takes twice as long
-        if type(v) is np.ndarray and v.itemsize == 2 and is_half(v.dtype):
+    for v in values:  # not any(): this runs at every optimizer step
+        if (type(v) is np.ndarray or is_array(v)) and v.itemsize == 2 and is_half(v.dtype):
             return True
     return False
 
@@ -35,7 +36,7 @@ def in_float32(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     copies: list[tuple[np.ndarray, np.ndarray]] = []
 
     def widened(value: Any) -> Any:
-        if type(value) is not np.ndarray or not is_half(value.dtype):
+        if not is_array(value) or not is_half(value.dtype):
             return value
         copies.append((value, value.astype(np.float32)))
         return copies[-1][1]
@@ -44,7 +45,7 @@ def in_float32(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     result = kernel(*wide, **{key: widened(v) for key, v in kwargs.items()})
     if result is None:
         for original, copy in copies:
-            if original.flags.writeable:
+            if getattr(original.flags, "writeable", True):  # a GPU's memory always is
                 original[...] = copy
         return None
     if isinstance(result, tuple):
@@ -57,7 +58,7 @@ def _narrowed(result: Any, copies: list[tuple[np.ndarray, np.ndarray]]) -> Any:
         if result is copy:  # it was an argument to be filled
             original[...] = copy
             return original
-    if type(result) is np.ndarray and result.dtype == np.float32:
+    if is_array(result) and result.dtype == np.float32:
         return result.astype(copies[0][0].dtype)
     return result
 

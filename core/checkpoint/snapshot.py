@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import address_of, on_device, to_host
 from ..tensors import Tensor
 
 
@@ -39,20 +40,22 @@ class Snapshot:
         copies: dict[tuple[Any, ...], np.ndarray] = {}
 
         def copy(array: np.ndarray, place: tuple[Any, ...]) -> np.ndarray:
-            address = array.__array_interface__["data"][0]
-            key = (address, array.shape, array.strides, array.dtype)
+            key = (address_of(array), array.shape, array.strides, array.dtype)
             if array.size and key in copies:
                 return copies[key]
             memory = self._memory.get(place)
-            if memory is None or (memory.shape, memory.dtype) != (array.shape, array.dtype):
-                memory = np.empty(array.shape, array.dtype)
-            np.copyto(memory, array)
+            if on_device(array):
+                memory = to_host(array)
+            else:
+                if memory is None or (memory.shape, memory.dtype) != (array.shape, array.dtype):
+                    memory = np.empty(array.shape, array.dtype)
+                np.copyto(memory, array)
             used[place] = copies[key] = memory
             return memory
 
         def walk(node: Any, place: tuple[Any, ...]) -> Any:
             if isinstance(node, Tensor):
-                return Tensor(copy(node.detach().numpy(), place))
+                return Tensor(copy(node.detach()._canonical(), place))
             if isinstance(node, np.ndarray):
                 return copy(node, place)
             if isinstance(node, dict):

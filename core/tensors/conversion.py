@@ -6,13 +6,15 @@ May import: graph, promote, devices, dtypes, errors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import devices, dtypes
-from ..errors import OptionError, ShapeError
+from ..backend.arrays import on_device
+from ..errors import DeviceError, OptionError, ShapeError
 from ..ops.elementwise import Clone
+from ..ops.transfer import Move
 from .graph import TensorBase, apply
 from .layouts import in_format, preserve_format
 from .promote import cast, result_dtype
@@ -43,8 +45,17 @@ def is_dtype(value: Any) -> bool:
     return isinstance(value, dtypes.dtype | np.dtype) or value in _PYTHON_TYPES
 
 
-def _target(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, bool]:
-    """(dtype or None, copy) from the arguments of `Tensor.to`; the device is checked."""
+class Target(NamedTuple):
+    """What the arguments of `Tensor.to` ask for; None leaves it as it is."""
+
+    dtype: Any
+    device: devices.device | None
+    non_blocking: bool
+    copy: bool
+
+
+def target_of(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Target:
+    """What the arguments of `Tensor.to` ask for; the device is checked."""
     rest, dtype, device = list(args), options.pop("dtype", None), options.pop("device", None)
     other = options.pop("other", None)
     if rest and isinstance(rest[0], TensorBase):
@@ -62,11 +73,18 @@ def _target(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[
             f"{name}: expected (dtype), (device, dtype) or (tensor), then non_blocking and copy as "
             f"bools; came {args} {options}"
         )
-    if device is not None:
-        devices.require(device)
     if other is not None:
-        dtype = other.dtype
-    return dtype, flags.get("copy", False)
+        dtype, device = other.dtype, other.device
+    place = None if device is None else devices.require(device)
+    return Target(dtype, place, flags.get("non_blocking", False), flags.get("copy", False))
+
+
+def moved(t: Any, place: devices.device, non_blocking: bool = False) -> Any:
+    """The tensor on a device; itself if it is there."""
+    here = devices.of(t._array)
+    if here.type == place.type and (here == place or devices.indexed(place) == here):
+        return t
+    return apply(Move(place, non_blocking), t)
 
 
 class ConversionMethods(TensorBase):
@@ -78,7 +96,7 @@ class ConversionMethods(TensorBase):
         Takes ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other_tensor)``, then:
 
         Args:
-            non_blocking: accepted; moves within main memory have nothing to wait for.
+            non_blocking: whether a copy from pinned memory to a GPU may still run afterwards.
             copy: make a copy even if nothing changes.
             memory_format: how the memory is laid out; see `tensors/layouts.py`.
 
@@ -90,9 +108,11 @@ class ConversionMethods(TensorBase):
         tensor([1., 1.], dtype=allgrad.float64)
         """
         wanted = kwargs.pop("memory_format", preserve_format)
-        dtype, copy = _target("to", args, kwargs)
-        out = self if dtype is None else cast(self, dtypes.to_numpy(dtype))
-        out = apply(Clone(), self) if copy and out is self else out
+        target = target_of("to", args, kwargs)
+        out = self if target.dtype is None else cast(self, dtypes.to_numpy(target.dtype))
+        if target.device is not None:
+            out = moved(out, target.device, target.non_blocking)
+        out = apply(Clone(), self) if target.copy and out is self else out
         return out if wanted is preserve_format else in_format(out, wanted, "to")
 
     def type(self, dtype: Any = None, non_blocking: bool = False) -> Any:
@@ -116,36 +136,46 @@ class ConversionMethods(TensorBase):
         return self.to(other.dtype)
 
     def cpu(self) -> Any:
-        """The tensor in main memory: itself."""
-        return self
+        """The tensor in main memory: itself, or a copy of what a GPU holds."""
+        return moved(self, devices.CPU)
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> Any:
-        """The tensor on a GPU.
+        """The tensor on a GPU, by default the current one.
 
         Raises:
-            RuntimeError: there is no CUDA backend; see `allgrad.cuda.is_available`.
+            RuntimeError: no GPU can be used; the message says why.
         """
-        return self.to("cuda" if device is None else device)
+        return self.to("cuda" if device is None else device, non_blocking=non_blocking)
 
     def pin_memory(self, device: Any = None) -> Any:
-        """The tensor itself: without a GPU there is nobody to pin memory for."""
-        return self
+        """The tensor in memory that a GPU reads by itself; itself where no GPU can be used.
+
+        Raises:
+            RuntimeError: the tensor is on a GPU.
+        """
+        if self.is_cuda:
+            raise DeviceError("pin_memory: expected a tensor of main memory, came one on a GPU")
+        array = devices.pinned(self._array)
+        return self if array is self._array else self._new(array)
 
     def is_pinned(self, device: Any = None) -> bool:
-        """Whether the memory is pinned for a GPU: no."""
-        return False
+        """Whether a GPU can read the memory by itself."""
+        return devices.is_pinned(self._array)
 
     @property
     def device(self) -> devices.device:
         """Where the memory is."""
-        return devices.CPU
+        return devices.of(self._array)
 
     def get_device(self) -> int:
         """The number of the GPU; -1 on the CPU."""
-        return -1
+        index = self.device.index
+        return -1 if index is None else index
 
-    is_cpu = property(lambda self: True, doc="Whether the memory is main memory.")
-    is_cuda = property(lambda self: False, doc="Whether the memory is that of a GPU.")
+    is_cpu = property(lambda self: not self.is_cuda, doc="Whether the memory is main memory.")
+    is_cuda = property(
+        lambda self: on_device(self._array), doc="Whether the memory is that of a GPU."
+    )
     is_mps = property(lambda self: False, doc="Whether the memory is that of an Apple GPU.")
     is_meta = property(lambda self: False, doc="Whether there is no memory at all.")
     is_sparse = property(lambda self: False, doc="Whether only some elements are stored.")

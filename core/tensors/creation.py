@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import devices, dtypes
+from ..backend.arrays import owned
 from ..errors import DtypeError, ShapeError
 from .tensor import Tensor
 from .values import array_of, dtype_or_default, shape_of
@@ -48,7 +49,7 @@ def tensor(
             their dtype.
         dtype: type of the elements instead.
         requires_grad: whether `backward` computes its gradient.
-        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+        pin_memory: in memory that a GPU reads by itself; no difference where no GPU can be used.
 
     Raises:
         ValueError: lists of unequal lengths.
@@ -57,28 +58,29 @@ def tensor(
     >>> tensor([[1, 2], [3, 4]]).dtype
     allgrad.int64
     """
-    devices.require(device)
-    array = np.array(array_of(data, dtype), order="C")
+    array = owned(array_of(data, dtype))
     dtypes.from_numpy(array.dtype)
-    return Tensor(array, requires_grad)
+    array = placed(array, data, device)
+    return Tensor(devices.pinned(array) if pin_memory else array, requires_grad)
 
 
 def scalar_tensor(
     s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor without dimensions, of the default floating type unless told otherwise."""
-    devices.require(device)
-    return Tensor(np.asarray(s, dtype_or_default(dtype)), requires_grad)
+    with devices.at(device) as xp:
+        return Tensor(xp.full((), s, dtype_or_default(dtype)), requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """Like `tensor`, but without a copy where memory can be shared."""
-    devices.require(device)
     if isinstance(data, Tensor):
-        return data if dtype is None else data.to(dtype)
+        data = data if dtype is None else data.to(dtype)
+        return data if device is None else data.to(device)
     if isinstance(data, np.ndarray):
-        return from_numpy(data) if dtype is None else from_numpy(array_of(data, dtype))
-    return tensor(data, dtype=dtype)
+        out = from_numpy(data) if dtype is None else from_numpy(array_of(data, dtype))
+        return out.to(devices.require(device))
+    return tensor(data, dtype=dtype, device=device)
 
 
 def asarray(
@@ -107,6 +109,13 @@ def asarray(
 
 def _shared(out: Tensor, source: np.ndarray) -> bool:
     return not source.size or np.may_share_memory(out._array, source)
+
+
+def placed(array: Any, data: Any, device: Any) -> Any:
+    """`array`, made of `data`, on `device`; without one, a tensor's values stay where they are."""
+    if device is None and isinstance(data, Tensor):
+        return array
+    return devices.moved(array, device)
 
 
 def from_numpy(ndarray: np.ndarray) -> Tensor:
@@ -156,22 +165,23 @@ def zeros(
     Args:
         sizes: as arguments, as one sequence, or by the keyword `size`.
         dtype: by default the default floating type.
-        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+        pin_memory: in memory that a GPU reads by itself; no difference where no GPU can be used.
 
     Raises:
         RuntimeError: a negative size, or a device that this build cannot compute on.
     """
-    devices.require(device)
     shape = shape_of("zeros", sizes, size)
-    return Tensor(np.zeros(shape, dtype_or_default(dtype)), requires_grad)
+    with devices.at(device) as xp:
+        array = xp.zeros(shape, dtype_or_default(dtype))
+    return Tensor(devices.pinned(array) if pin_memory else array, requires_grad)
 
 
 def zeros_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Zeros in the shape and dtype of `input`."""
-    devices.require(device)
-    return Tensor(np.zeros(input._array.shape, dtype_like(input, dtype)), requires_grad)
+    with devices.at(input.device if device is None else device) as xp:
+        return Tensor(xp.zeros(input._array.shape, dtype_like(input, dtype)), requires_grad)
 
 
 def ones(
@@ -187,22 +197,23 @@ def ones(
     Args:
         sizes: as arguments, as one sequence, or by the keyword `size`.
         dtype: by default the default floating type.
-        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+        pin_memory: in memory that a GPU reads by itself; no difference where no GPU can be used.
 
     Raises:
         RuntimeError: a negative size, or a device that this build cannot compute on.
     """
-    devices.require(device)
     shape = shape_of("ones", sizes, size)
-    return Tensor(np.ones(shape, dtype_or_default(dtype)), requires_grad)
+    with devices.at(device) as xp:
+        array = xp.ones(shape, dtype_or_default(dtype))
+    return Tensor(devices.pinned(array) if pin_memory else array, requires_grad)
 
 
 def ones_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Ones in the shape and dtype of `input`."""
-    devices.require(device)
-    return Tensor(np.ones(input._array.shape, dtype_like(input, dtype)), requires_grad)
+    with devices.at(input.device if device is None else device) as xp:
+        return Tensor(xp.ones(input._array.shape, dtype_like(input, dtype)), requires_grad)
 
 
 def empty(
@@ -218,22 +229,23 @@ def empty(
     Args:
         sizes: as arguments, as one sequence, or by the keyword `size`.
         dtype: by default the default floating type.
-        pin_memory: accepted; without a GPU there is nobody to pin memory for.
+        pin_memory: in memory that a GPU reads by itself; no difference where no GPU can be used.
 
     Raises:
         RuntimeError: a negative size, or a device that this build cannot compute on.
     """
-    devices.require(device)
     shape = shape_of("empty", sizes, size)
-    return Tensor(np.empty(shape, dtype_or_default(dtype)), requires_grad)
+    with devices.at(device) as xp:
+        array = xp.empty(shape, dtype_or_default(dtype))
+    return Tensor(devices.pinned(array) if pin_memory else array, requires_grad)
 
 
 def empty_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Memory with arbitrary contents, in the shape and dtype of `input`."""
-    devices.require(device)
-    return Tensor(np.empty(input._array.shape, dtype_like(input, dtype)), requires_grad)
+    with devices.at(input.device if device is None else device) as xp:
+        return Tensor(xp.empty(input._array.shape, dtype_like(input, dtype)), requires_grad)
 
 
 def dtype_like(input: Tensor, dtype: Any) -> np.dtype[Any]:
@@ -255,10 +267,10 @@ def full(
         size: the shape, as a sequence.
         fill_value: a number, or a tensor of one element.
     """
-    devices.require(device)
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
     to = dtypes.scalar_dtype(value) if dtype is None else dtypes.to_numpy(dtype)
-    return Tensor(np.full(shape_of("full", (tuple(size),)), value, to), requires_grad)
+    with devices.at(device) as xp:
+        return Tensor(xp.full(shape_of("full", (tuple(size),)), value, to), requires_grad)
 
 
 def full_like(
@@ -270,9 +282,9 @@ def full_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """`fill_value` in the shape and dtype of `input`."""
-    devices.require(device)
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
-    return Tensor(np.full(input._array.shape, value, dtype_like(input, dtype)), requires_grad)
+    with devices.at(input.device if device is None else device) as xp:
+        return Tensor(xp.full(input._array.shape, value, dtype_like(input, dtype)), requires_grad)
 
 
 def empty_strided(
@@ -288,11 +300,11 @@ def empty_strided(
     Raises:
         RuntimeError: not one stride of 0 or more for each size.
     """
-    devices.require(device)
     shape, steps = shape_of("empty_strided", (tuple(size),)), tuple(int(s) for s in stride)
     if len(shape) != len(steps) or min(steps, default=0) < 0:
         raise ShapeError(f"empty_strided: strides {steps} do not fit sizes {shape}")
     last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
-    memory = np.empty(0 if 0 in shape else last + 1, dtype_or_default(dtype))
+    with devices.at(device) as xp:
+        memory = xp.empty(0 if 0 in shape else last + 1, dtype_or_default(dtype))
     out = Tensor(memory).as_strided(shape, steps)
     return out.requires_grad_(requires_grad)

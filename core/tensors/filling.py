@@ -41,8 +41,11 @@ class FillingMethods:
     _requires_grad: bool
 
     def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
-        """Overwrite self by `src`, broadcast and cast; returns self."""
-        return assign(self, cast(src, self._array.dtype), "copy_")
+        """Overwrite self by `src`, from any device, broadcast and cast; returns self."""
+        there = src
+        if isinstance(src, TensorBase):
+            there = src.to(self.device, non_blocking=non_blocking)  # type: ignore[attr-defined]
+        return assign(self, cast(there, self._array.dtype), "copy_")
 
     def fill_(self: Any, value: Any) -> Any:
         """Set every element to `value`; returns self."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..autograd.engine import Run, run_hooks
 from ..autograd.mode import mode
+from ..backend.arrays import owned
 from ..dtypes import DIFFERENTIABLE
 from ..errors import GradientError, ShapeError
 from . import graph
@@ -107,7 +108,7 @@ class GradientMethods(TensorBase):
             if isinstance(grad, TensorBase):  # a run with create_graph=True
                 t._grad = grad if t._grad is None else t._grad + grad
             elif t._grad is None:
-                t._grad = t._new(np.array(grad, order="C"))
+                t._grad = t._new(owned(grad))
             else:
                 t._grad._array += grad
             return grad
@@ -195,7 +196,7 @@ class GradientMethods(TensorBase):
                 np.copyto(buffer, grad)
             grad = buffer
         elif not (fresh and grad.base is None and grad.flags.c_contiguous):
-            grad = np.array(grad, order="C")
+            grad = owned(grad)
         self._grad = self._new(grad)
 
     def accumulate_tensor(self, grad: Any) -> None:
@@ -260,7 +261,7 @@ def root_of(tensor: Any, gradient: Any, recorded: bool = False) -> tuple[Any, in
                 "backward: gradient can be left out for real scalar outputs only, this tensor is "
                 f"{tensor.dtype}. Take .abs() or .real of it, or pass gradient=..."
             )
-        grad = np.ones(array.shape, array.dtype)
+        grad = np.ones_like(array, order="C")
     else:
         grad = gradient._array
         if grad.shape != array.shape:

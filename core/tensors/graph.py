@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.mode import mode
+from ..backend.arrays import address_of, as_array, on_device
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..dtypes import DIFFERENTIABLE, is_half
 from ..errors import GradientError
@@ -166,7 +167,7 @@ def _guard(op: Op, arrays: list[Any], inputs: Sequence[Any], outs: Any) -> None:
     """Note the versions of saved arrays. `inputs`: the tensors, or their version counters."""
     guards = []
     for position, saved in enumerate(op.saved or ()):
-        if type(saved) is not np.ndarray:
+        if type(saved) is not np.ndarray and not on_device(saved):
             continue
         for index, array in enumerate(arrays):
             if saved is array:
@@ -252,7 +253,7 @@ def compute(t: TensorBase) -> None:
     op: Any = t._pending
     job: Deferred = op.deferred
     y = job.run(op)
-    t._array = y if type(y) is np.ndarray else np.asarray(y)
+    t._array = y if type(y) is np.ndarray else as_array(y)
     t._pending = None
     op.deferred = None
     if job.record:
@@ -437,7 +438,7 @@ def place_of(t: TensorBase, root: TensorBase) -> Place:
             "an in-place change of a view of expanded or reversed memory cannot be recorded; "
             "clone() the tensor first"
         )
-    offset = a.__array_interface__["data"][0] - b.__array_interface__["data"][0]
+    offset = address_of(a) - address_of(b)
     mixed = (a.dtype, b.dtype) if a.dtype != b.dtype else None
     return Place(offset, a.shape, a.strides, b.shape, b.strides, mixed)
 

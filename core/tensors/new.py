@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import devices, dtypes
+from ..backend.arrays import owned
 from .graph import TensorBase
 from .values import array_of, shape_of
 
@@ -14,19 +15,24 @@ from .values import array_of, shape_of
 class NewMethods(TensorBase):
     """Methods of Tensor that make new ones, of its dtype unless told otherwise."""
 
-    def _made(self: Any, array: np.ndarray, device: Any, requires_grad: bool) -> Any:
-        devices.require(device)
+    def _filled(
+        self: Any, kind: str, shape: Any, dtype: Any, device: Any, requires_grad: bool, *value: Any
+    ) -> Any:
+        """A tensor by the array function `kind`, here unless `device` says otherwise."""
+        with devices.at(self.device if device is None else device) as xp:
+            array = getattr(xp, kind)(shape, *value, dtype=self._own(dtype))
         return self._new(array).requires_grad_(requires_grad)
 
     def _own(self, dtype: Any) -> np.dtype[Any]:
         return self._array.dtype if dtype is None else dtypes.to_numpy(dtype)
 
     def new_tensor(
-        self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+        self: Any, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
     ) -> Any:
         """A copy of `data` (numbers, nested lists, arrays, tensors)."""
-        array = np.array(array_of(data), self._own(dtype), order="C")
-        return self._made(array, device, requires_grad)
+        array = owned(array_of(data).astype(self._own(dtype), copy=False))
+        array = devices.moved(array, self.device if device is None else device)
+        return self._new(array).requires_grad_(requires_grad)
 
     def new_zeros(
         self,
@@ -38,7 +44,7 @@ class NewMethods(TensorBase):
     ) -> Any:
         """Zeros of a shape."""
         shape = shape_of("new_zeros", sizes, size)
-        return self._made(np.zeros(shape, self._own(dtype)), device, requires_grad)
+        return self._filled("zeros", shape, dtype, device, requires_grad)
 
     def new_ones(
         self,
@@ -50,7 +56,7 @@ class NewMethods(TensorBase):
     ) -> Any:
         """Ones of a shape."""
         shape = shape_of("new_ones", sizes, size)
-        return self._made(np.ones(shape, self._own(dtype)), device, requires_grad)
+        return self._filled("ones", shape, dtype, device, requires_grad)
 
     def new_empty(
         self,
@@ -62,7 +68,7 @@ class NewMethods(TensorBase):
     ) -> Any:
         """Memory with arbitrary contents of a shape."""
         shape = shape_of("new_empty", sizes, size)
-        return self._made(np.empty(shape, self._own(dtype)), device, requires_grad)
+        return self._filled("empty", shape, dtype, device, requires_grad)
 
     def new_full(
         self,
@@ -75,7 +81,7 @@ class NewMethods(TensorBase):
     ) -> Any:
         """`fill_value` everywhere."""
         shape = shape_of("new_full", (tuple(size),))
-        return self._made(np.full(shape, fill_value, self._own(dtype)), device, requires_grad)
+        return self._filled("full", shape, dtype, device, requires_grad, fill_value)
 
     def new(self, *args: Any, device: Any = None) -> Any:
         """As the tensor's legacy type: a copy of one sequence, or memory of the given sizes."""

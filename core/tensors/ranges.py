@@ -36,7 +36,6 @@ def arange(
     Raises:
         RuntimeError: a step of 0, or one that leads away from `end`.
     """
-    devices.require(device)
     start, end, step = _number(start), _number(end), _number(step)
     if end is None:
         start, end = 0, start
@@ -48,7 +47,9 @@ def arange(
         floating = any(isinstance(v, float) for v in (start, end, step))
         dtype = dtypes.get_default_dtype() if floating else dtypes.int64
     count = math.ceil((end - start) / step)
-    return Tensor((start + np.arange(count) * step).astype(dtypes.to_numpy(dtype)), requires_grad)
+    with devices.at(device) as xp:
+        numbers = start + xp.arange(count) * step
+    return Tensor(numbers.astype(dtypes.to_numpy(dtype)), requires_grad)
 
 
 def linspace(
@@ -61,10 +62,8 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """`steps` numbers from `start` to `end`, both included, at equal distances."""
-    devices.require(device)
-    return Tensor(
-        _spaced("linspace", start, end, steps).astype(dtype_or_default(dtype)), requires_grad
-    )
+    numbers = _spaced("linspace", start, end, steps, device)
+    return Tensor(numbers.astype(dtype_or_default(dtype)), requires_grad)
 
 
 def logspace(
@@ -78,15 +77,15 @@ def logspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """`steps` powers of `base`, their exponents from `start` to `end` at equal distances."""
-    devices.require(device)
-    powers = float(base) ** _spaced("logspace", start, end, steps)
+    powers = float(base) ** _spaced("logspace", start, end, steps, device)
     return Tensor(powers.astype(dtype_or_default(dtype)), requires_grad)
 
 
-def _spaced(name: str, start: Any, end: Any, steps: int) -> np.ndarray:
+def _spaced(name: str, start: Any, end: Any, steps: int, device: Any) -> np.ndarray:
     if steps < 0:
         raise ShapeError(f"{name}: expected 0 or more steps, came {steps}")
-    return np.linspace(_number(start), _number(end), steps)
+    with devices.at(device) as xp:
+        return xp.linspace(_number(start), _number(end), steps)
 
 
 def eye(
@@ -98,10 +97,10 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:
     """An n by m matrix (n by n if `m` is None) with ones on the diagonal."""
-    devices.require(device)
     if n < 0 or (m is not None and m < 0):
         raise ShapeError(f"eye: expected sizes of 0 or more, came {n} and {m}")
-    return Tensor(np.eye(n, m, dtype=dtype_or_default(dtype)), requires_grad)
+    with devices.at(device) as xp:
+        return Tensor(xp.eye(n, m, dtype=dtype_or_default(dtype)), requires_grad)
 
 
 def tril_indices(
@@ -130,7 +129,7 @@ def triu_indices(
 def _triangle(
     name: str, function: Any, row: int, col: int, offset: int, dtype: Any, device: Any
 ) -> Tensor:
-    devices.require(device)
     if row < 0 or col < 0:
         raise ShapeError(f"{name}: expected sizes of 0 or more, came {row} and {col}")
-    return Tensor(np.stack(function(row, offset, col)).astype(dtypes.to_numpy(dtype)))
+    places = np.stack(function(row, offset, col)).astype(dtypes.to_numpy(dtype))
+    return Tensor(devices.moved(places, device))

@@ -35,6 +35,7 @@ import numpy as np
 
 from .. import dtypes
 from ..autograd.mode import mode
+from ..backend.arrays import address_of, as_array, contiguous, on_device
 from ..errors import ArgumentError, GradientError, ShapeError
 from ..ops.base import Op
 from . import formatting, graph
@@ -120,9 +121,9 @@ class Tensor(
     __array_priority__ = 1000  # NumPy's binary operators give way to ours
 
     def __init__(self, *args: Any, requires_grad: bool = False) -> None:
-        if args and isinstance(args[0], np.ndarray | np.generic):
+        if args and (isinstance(args[0], np.ndarray | np.generic) or on_device(args[0])):
             array = args[0]
-            self._array = array if type(array) is np.ndarray else np.asarray(array)
+            self._array = array if type(array) is np.ndarray else as_array(array)
             requires_grad = requires_grad or (len(args) > 1 and args[1])
         else:
             self._array = legacy_array(args)
@@ -206,7 +207,7 @@ class Tensor(
 
     def data_ptr(self) -> int:
         """Address of the first element."""
-        return int(self._canonical().__array_interface__["data"][0])
+        return address_of(self._canonical())
 
     def __len__(self) -> int:
         if self._array.ndim == 0:
@@ -239,7 +240,7 @@ class Tensor(
     @staticmethod
     def _new(array: np.ndarray) -> Tensor:
         out = _blank(Tensor)  # without __init__: this runs once per op
-        out._array = array if type(array) is np.ndarray else np.asarray(array)
+        out._array = array if type(array) is np.ndarray else as_array(array)
         out._version = [0]
         return out
 
@@ -254,7 +255,7 @@ class Tensor(
         """The array, made contiguous first if its layout is our own choice (Note [Layout])."""
         array = self._array
         if not array.flags.c_contiguous and self._base is None and not self._exposed:
-            self._array = array = np.ascontiguousarray(array)
+            self._array = array = contiguous(array)
         return array
 
     def _bump_version(self) -> None:
@@ -264,14 +265,25 @@ class Tensor(
     def numpy(self, *, force: bool = False) -> np.ndarray:
         """The values as a NumPy array that shares this tensor's memory.
 
+        Args:
+            force: give a copy where that is needed: ``t.detach().cpu().numpy()``.
+
         Raises:
             RuntimeError: the tensor requires grad and `force` is not set.
+            TypeError: the tensor is on a GPU and `force` is not set.
         """
         if self.requires_grad and not force:
             raise GradientError(
                 "numpy(): this tensor requires grad, so changes of the array would go unnoticed. "
                 "Use tensor.detach().numpy()."
             )
+        if on_device(self._array):
+            if not force:
+                raise TypeError(
+                    f"can't convert {self.device} device type tensor to numpy. Use tensor.cpu() to "
+                    "copy the tensor to main memory first."
+                )
+            return self.detach().cpu().numpy()
         graph.compute_all()
         array = self._canonical()
         t: Any = self
@@ -280,7 +292,7 @@ class Tensor(
         return array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy and not self.requires_grad:
+        if copy and not self.requires_grad and not on_device(self._array):
             return np.array(self.detach()._array, dtype=dtype)
         array = self.numpy()
         return array if dtype is None else array.astype(dtype, copy=False)

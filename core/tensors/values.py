@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..backend.arrays import as_array, on_device
 from ..errors import ShapeError
 from .graph import TensorBase
 from .shaping import sizes_of
@@ -43,8 +44,8 @@ def array_of(data: Any, dtype: Any = None) -> np.ndarray:
     """
     if isinstance(data, TensorBase):
         array = data._array
-    elif isinstance(data, np.ndarray | np.generic):
-        array = np.asarray(data)
+    elif isinstance(data, np.ndarray | np.generic) or on_device(data):
+        array = as_array(data)
     else:
         array = _from_nested(data, rounded=dtype is None)
     return array if dtype is None else array.astype(dtypes.to_numpy(dtype), copy=False)

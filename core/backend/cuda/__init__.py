@@ -1,4 +1,5 @@
-"""Kernels of NVIDIA GPUs: CuPy, cuDNN, cuBLAS and kernels of our own behind the backend protocol.
+"""The CUDA backend: CuPy's arrays, cuDNN, cuBLAS and kernels of our own.
 
-Importing this package loads none of these libraries; its modules do, when a device is asked for.
+Importing this package costs nothing; its modules need CuPy. `availability` says whether a GPU can
+be used and, if not, why.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...devices import require
 from ...errors import ArgumentError
 from ...tensors import Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -287,11 +286,11 @@ class PReLU(Module):
     def __init__(
         self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None
     ) -> None:
-        require(device)
         super().__init__()
         self.num_parameters, self.init = num_parameters, init
         self.weight = new_parameter(num_parameters, dtype=dtype)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Set the weight to its start value again."""

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...devices import require
 from ...errors import ArgumentError, ShapeError
 from ...tensors import Tensor
 from ...tensors.joining import cat
@@ -47,7 +46,6 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        require(device)
         super().__init__()
         ends = list(cutoffs)
         if not ends:
@@ -79,6 +77,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
                     Linear(hidden, size, bias=False, dtype=dtype),
                 )
             )
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draw all weights again."""

@@ -92,6 +92,7 @@ class MultiheadAttention(Module):
         self.register_parameter("bias_k", new(add_bias_kv, 1, 1, embed_dim))
         self.register_parameter("bias_v", new(add_bias_kv, 1, 1, embed_dim))
         self._reset_parameters()
+        self._place(device)
 
     def _reset_parameters(self) -> None:
         for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_weight"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...devices import require
 from ...errors import ArgumentError, OptionError
 from ...tensors import Tensor
 from ...tensors.padding import pad
@@ -115,12 +114,12 @@ class _Conv(_ConvBase):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        require(device)
         super().__init__()
         self._set_up(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, dtype,
         )  # fmt: skip
+        self._place(device)
 
     _function: Any = None
 
@@ -181,7 +180,6 @@ class _ConvTranspose(_ConvBase):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        require(device)
         super().__init__()
         if padding_mode != "zeros":
             raise OptionError.unknown(
@@ -192,6 +190,7 @@ class _ConvTranspose(_ConvBase):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, dtype,
         )  # fmt: skip
+        self._place(device)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Apply the layer.

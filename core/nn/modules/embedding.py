@@ -110,6 +110,7 @@ class Embedding(_Table):
             num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq,
             sparse, _weight, _freeze, dtype,
         )  # fmt: skip
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         return embedding(
@@ -159,6 +160,7 @@ class EmbeddingBag(_Table):
             sparse, _weight, _freeze, dtype,
         )  # fmt: skip
         self.mode, self.include_last_offset = mode, include_last_offset
+        self._place(device)
 
     def forward(
         self,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ... import dtypes
-from ...devices import require
 from ...errors import ArgumentError
 from ...tensors import Parameter, Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -50,12 +49,12 @@ class Linear(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        require(device)
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.weight = new_parameter(out_features, in_features, dtype=dtype)
         self.register_parameter("bias", new_parameter(out_features, dtype=dtype) if bias else None)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draw weight and bias again."""
@@ -86,7 +85,6 @@ class Bilinear(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        require(device)
         super().__init__()
         if in1_features <= 0:
             raise ArgumentError(f"Bilinear: expected in1_features above 0, came {in1_features}")
@@ -95,6 +93,7 @@ class Bilinear(Module):
         self.weight = new_parameter(out_features, in1_features, in2_features, dtype=dtype)
         self.register_parameter("bias", new_parameter(out_features, dtype=dtype) if bias else None)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draw weight and bias again."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from ... import dtypes
 from ...autograd import no_grad
-from ...devices import device, require
+from ...devices import require
 from ...tensors import Parameter, Tensor
+from ...tensors.conversion import target_of
 from ...tensors.gradients import RemovableHandle
 from ...tensors.layouts import check_format
 from . import hooks
@@ -358,7 +359,7 @@ class Module(StateMethods):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Module:
-        """Cast floating parameters and buffers (``to(dtype)``), or move them (``to("cpu")``).
+        """Cast floating parameters and buffers (``to(dtype)``), or move all (``to("cuda")``).
 
         Raises:
             TypeError: the dtype is neither floating nor complex.
@@ -366,17 +367,28 @@ class Module(StateMethods):
         """
         if "memory_format" in kwargs:  # weights lie as their kernels want them
             check_format("nn.Module.to", kwargs.pop("memory_format"))
-        wanted = kwargs.get("dtype")
-        for a in args:
-            wanted = a if isinstance(a, dtypes.dtype) else wanted
-        if wanted is not None and dtypes.to_numpy(wanted).kind in "biu":
+        wanted = target_of("nn.Module.to", args, dict(kwargs))
+        if wanted.dtype is not None and dtypes.to_numpy(wanted.dtype).kind in "biu":
             raise TypeError(
-                f"nn.Module.to only accepts floating point or complex dtypes, came {wanted}"
+                f"nn.Module.to only accepts floating point or complex dtypes, came {wanted.dtype}"
             )
-        for a in (*args, kwargs.get("device")):
-            if isinstance(a, str | device):
-                require(a)  # also of a module without parameters
-        return self._apply(lambda t: t.to(*args, **kwargs) if _is_real_valued(t) else t)
+        there = {"non_blocking": wanted.non_blocking, "copy": wanted.copy}
+
+        def moved(t: Tensor) -> Tensor:
+            dtype = wanted.dtype if _is_real_valued(t) else None
+            return t.to(device=wanted.device, dtype=dtype, **there)
+
+        return self._apply(moved)
+
+    def _place(self, device: Any) -> None:
+        """Move to the argument `device` of a layer, or to the default one.
+
+        Layers are made in main memory and moved when they are filled: the same seed then gives the
+        same numbers on every device (PyTorch draws them on the device).
+        """
+        wanted = require(device)
+        if wanted.type != "cpu":
+            self.to(wanted)
 
     def type(self, dst_type: Any) -> Module:
         """All parameters and buffers, integer ones too, as `dst_type`."""
@@ -399,8 +411,8 @@ class Module(StateMethods):
         return self.to(dtypes.bfloat16)
 
     def cpu(self) -> Module:
-        """The module in main memory: itself."""
-        return self
+        """Parameters and buffers moved to main memory; returns self."""
+        return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Module:
         """The module on a GPU.

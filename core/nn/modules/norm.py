@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...devices import require
 from ...errors import ArgumentError
 from ...tensors import Parameter, Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -91,8 +90,8 @@ class _BatchNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ) -> None:
-        require(device)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -156,8 +155,8 @@ class _InstanceNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ) -> None:
-        require(device)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -210,7 +209,6 @@ class LayerNorm(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        require(device)
         super().__init__()
         shape = (
             (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -225,6 +223,7 @@ class LayerNorm(Module):
         self.register_parameter("bias", block(elementwise_affine and bias))
         if elementwise_affine:
             init.ones_(self.weight)
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -250,7 +249,6 @@ class GroupNorm(Module):
         *,
         bias: bool = True,
     ) -> None:
-        require(device)
         super().__init__()
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(
@@ -266,6 +264,7 @@ class GroupNorm(Module):
         self.register_parameter("bias", vector(affine and bias))
         if affine:
             init.ones_(self.weight)
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)

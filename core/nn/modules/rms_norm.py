@@ -37,6 +37,7 @@ class RMSNorm(Module):
             new_parameter(*self.normalized_shape, dtype=dtype) if elementwise_affine else None,
         )
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Weight 1."""

@@ -74,6 +74,7 @@ class RNNBase(Module):
                 for name, shape in names.items():
                     self.register_parameter(name, new_parameter(*shape, dtype=dtype))
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draw all parameters again, uniformly within 1 / sqrt(hidden_size)."""
@@ -301,6 +302,7 @@ class RNNCellBase(Module):
         for name in ("bias_ih", "bias_hh"):
             self.register_parameter(name, new_parameter(gates, dtype=dtype) if bias else None)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draw all parameters again, uniformly within 1 / sqrt(hidden_size)."""

@@ -73,6 +73,7 @@ class _Layer(Module):
         for i in range(1, self.norms + 1):
             setattr(self, f"dropout{i}", Dropout(dropout))
         self.activation = _activation(activation)
+        self._place(device)
 
     def _attend(
         self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool
@@ -299,6 +300,7 @@ class Transformer(Module):
             if p.ndim > 1:
                 init.xavier_uniform_(p)
         self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
+        self._place(device)
 
     def forward(
         self,

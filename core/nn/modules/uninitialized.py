@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ... import dtypes
-from ...devices import require
+from ...devices import at, device, require
 from ...errors import ArgumentError
 from ...tensors import Parameter, Tensor
+from ...tensors.conversion import target_of
 
 
 class Uninitialized(Tensor):
@@ -17,9 +18,10 @@ class Uninitialized(Tensor):
 
     becomes: type[Tensor] = Tensor
     wanted: np.dtype[Any]
+    place: device
 
     def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
-        require(device)
+        self.place = require(device)
         self._version = [0]
         self._requires_grad = requires_grad
         self.wanted = dtypes.to_numpy(dtypes.get_default_dtype() if dtype is None else dtype)
@@ -37,21 +39,24 @@ class Uninitialized(Tensor):
 
         Args:
             shape: the sizes.
-            device: where; the CPU.
+            device: where; by default the one that was asked for at the start.
             dtype: by default the one that was asked for at the start.
         """
-        require(device)
         to = self.wanted if dtype is None else dtypes.to_numpy(dtype)
+        place = self.place if device is None else require(device)
         object.__setattr__(self, "__class__", self.becomes)
-        self._array = np.zeros(shape, to)
+        with at(place) as xp:
+            self._array = xp.zeros(shape, to)
 
     @property
     def dtype(self) -> dtypes.dtype:
         return dtypes.from_numpy(self.wanted)
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        like = Tensor(np.zeros(0, self.wanted)).to(*args, **kwargs)
-        self.wanted = like._array.dtype
+        target = target_of("to", args, kwargs)
+        if target.dtype is not None:
+            self.wanted = dtypes.to_numpy(target.dtype)
+        self.place = target.device or self.place
         return self
 
     def detach(self) -> Tensor:
@@ -61,12 +66,12 @@ class Uninitialized(Tensor):
         return f"<{type(self).__name__}>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        out = type(self)(self._requires_grad, None, dtypes.from_numpy(self.wanted))
+        out = type(self)(self._requires_grad, self.place, dtypes.from_numpy(self.wanted))
         memo[id(self)] = out
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._requires_grad, None, dtypes.from_numpy(self.wanted))
+        return type(self), (self._requires_grad, self.place, dtypes.from_numpy(self.wanted))
 
 
 class UninitializedParameter(Uninitialized, Parameter):

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-
 from support.emulated_gpu import device
 
 API: dict[str, Any] = json.loads(Path(__file__).with_name("cupy_api.json").read_text())
@@ -72,7 +71,9 @@ class ndarray:  # noqa: N801 - CuPy's spelling
         return device.run(func, args, kwargs)
 
     # -- what has rules of its own -----------------------------------------------------------
-    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
+    def get(
+        self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
+    ) -> Any:
         """A copy on the host."""
         device.no_capture("ndarray.get()")
         device.counts["synchronisations"] += 1

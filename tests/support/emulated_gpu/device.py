@@ -94,7 +94,9 @@ class Pointer:
         shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
         base = self.mem if isinstance(self.mem, np.ndarray) else self.mem.host
         offset = self.ptr - base.ctypes.data
-        return np.ndarray(shape, dtype, base.reshape(-1).view(np.uint8).data, offset, strides, order)
+        return np.ndarray(
+            shape, dtype, base.reshape(-1).view(np.uint8).data, offset, strides, order
+        )
 
 
 def pointer_of(host: np.ndarray) -> Pointer:

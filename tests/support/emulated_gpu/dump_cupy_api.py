@@ -1,6 +1,6 @@
 """Write `cupy_api.json`: names, parameters and methods of the installed CuPy. Needs no GPU.
 
-    python tests/support/emulated_gpu/dump_cupy_api.py
+python tests/support/emulated_gpu/dump_cupy_api.py
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-
 from support.emulated_gpu import device
 from support.emulated_gpu.array import API, ndarray
 
@@ -78,9 +77,7 @@ def cupy_module() -> ModuleType:
     cupy.ascontiguousarray = lambda a, dtype=None: device.run(
         np.ascontiguousarray, (_asarray(a, dtype),), {}
     )
-    cupy.get_array_module = lambda *args: (
-        cupy if any(isinstance(a, ndarray) for a in args) else np
-    )
+    cupy.get_array_module = lambda *args: cupy if any(isinstance(a, ndarray) for a in args) else np
     cupy.linalg = ModuleType("cupy.linalg")
     cupy.fft = ModuleType("cupy.fft")
     for home in ("linalg", "fft"):

@@ -1,0 +1,35 @@
+"""The GPU of these tests: an emulated one, or with ALLGRAD_TEST_GPU=1 the real one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from allgrad.backend.cuda import availability
+
+REAL = os.environ.get("ALLGRAD_TEST_GPU") == "1"
+
+
+@pytest.fixture(scope="session")
+def _stand_in():
+    """CuPy and the libraries beside it, real or not, for the whole session."""
+    if REAL:
+        yield
+        return
+    from support.emulated_gpu import emulated_gpu
+
+    with emulated_gpu():
+        yield
+
+
+@pytest.fixture
+def gpu(_stand_in):
+    """The module `cupy` of a machine with a GPU."""
+    availability.forget()
+    reason = availability.why_not()
+    if reason is not None:
+        pytest.fail(f"ALLGRAD_TEST_GPU=1, but {reason}")
+    import cupy
+
+    return cupy
