@@ -55,7 +55,6 @@ NO_GPU = availability._Found(0, "no GPU is here for this test")
 @pytest.fixture(autouse=True)
 def _same_start():
     availability._found[:] = [NO_GPU]  # wherever this runs; the fixture `gpu` looks again
-    availability._noted.clear()
     ag.manual_seed(0)
     np.random.seed(0)
     ag.set_default_dtype(ag.float32)

@@ -22,7 +22,7 @@ def device_count() -> int:
 
 def is_initialized() -> bool:
     """Whether this process has used a GPU."""
-    return availability.in_use()
+    return is_available() and availability.in_use()
 
 
 def init() -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import dtypes
+from ..backend.arrays import to_host
 from ..errors import OptionError
 
 __all__ = ["set_printoptions"]
@@ -155,7 +156,7 @@ def _body(array: np.ndarray, indent: int, form: Any, short: bool, options: Print
 
 def tensor_text(t: Any) -> str:
     """``tensor([...], dtype=..., grad_fn=...)``."""
-    array, options = t._array, _state.options
+    array, options = to_host(t._array), _state.options
     if array.dtype.itemsize == 2 and t.dtype.is_floating_point:
         array = array.astype(np.float32)
     default = dtypes.get_default_dtype()
@@ -174,6 +175,8 @@ def tensor_text(t: Any) -> str:
         implied = t.dtype in (default, dtypes.int64, dtypes.bool_) or (
             array.dtype == complex_default
         )
+    if t.is_cuda:
+        suffixes.append(f"device={str(t.device)!r}")
     if not implied:
         suffixes.append(f"dtype={t.dtype!r}")
     if t.grad_fn is not None:

@@ -35,7 +35,7 @@ import numpy as np
 
 from .. import dtypes
 from ..autograd.mode import mode
-from ..backend.arrays import address_of, as_array, contiguous, on_device
+from ..backend.arrays import address_of, as_array, contiguous, on_device, owned
 from ..errors import ArgumentError, GradientError, ShapeError
 from ..ops.base import Op
 from . import formatting, graph
@@ -363,7 +363,7 @@ class Tensor(
         graph.compute_all()
         out = type(self).__new__(type(self))
         memo[id(self)] = out
-        out._array, out._version = np.array(self._canonical(), order="C"), [0]
+        out._array, out._version = owned(self._canonical()), [0]
         out._requires_grad = self._requires_grad
         if self._grad is not None:
             out._grad = copy.deepcopy(self._grad, memo)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import address_of
 from ..errors import GradientError, ShapeError
 from ..ops.windows import Strided, Windows, extent_of
 from .axes import t, transpose
@@ -54,8 +55,7 @@ def _storage(input: Any) -> np.ndarray:
 def storage_offset(input: Any) -> int:
     """Number of elements before the first one of this view in its memory."""
     own, whole = input._canonical(), _storage(input)
-    begin = whole.__array_interface__["data"][0]
-    return int(own.__array_interface__["data"][0] - begin) // own.itemsize
+    return (address_of(own) - address_of(whole)) // own.itemsize
 
 
 def as_strided(

@@ -13,6 +13,7 @@ import cupy
 import numpy as np
 
 from ...errors import DeviceError
+from ..arrays import contiguous
 from . import device
 
 _under_way: deque[tuple[Any, np.ndarray]] = deque()  # (event behind the copy, what it reads)
@@ -27,15 +28,15 @@ def to_device(array: np.ndarray, index: int | None = None, non_blocking: bool = 
                 "step, which would copy the same values at every replay. Move it before, or copy "
                 "into a tensor that is there"
             )
-        source = _dense(array)
-        out = cupy.ndarray(source.shape, source.dtype, strides=source.strides)
-        flat, host = _flat(out, source), _flat(source, source)
-        flat.set(host, stream=device.stream())
+        order, back = _orders(array)
+        source = contiguous(array.transpose(order))
+        out = cupy.empty(source.shape, source.dtype)
+        out.set(source, stream=device.stream())
         if non_blocking and is_pinned(array):
             _keep(array)
         elif is_pinned(array):
             device.stream().synchronize()
-    return out
+        return out.transpose(back)
 
 
 def to_host(array: Any) -> np.ndarray:
@@ -47,15 +48,9 @@ def to_host(array: Any) -> np.ndarray:
                 "on a tensor ...) inside of the captured step, which does not compute it yet. Read "
                 "it after the step"
             )
-        source = array if _is_dense(array) else cupy.ascontiguousarray(array)
-        out = np.ndarray(source.shape, source.dtype, strides=None)
-        if _is_dense(source) and not source.flags.c_contiguous:
-            order = _order(source.strides)
-            out = np.empty([source.shape[i] for i in order], source.dtype)
-            source.transpose(order).get(out=out, stream=device.stream())
-            return out.transpose(np.argsort(order))
-        source.get(out=out, stream=device.stream())
-        return out
+        order, back = _orders(array)
+        source = contiguous(array.transpose(order))
+        return source.get(stream=device.stream()).transpose(back)
 
 
 def to_other_device(array: Any, index: int) -> Any:
@@ -65,12 +60,15 @@ def to_other_device(array: Any, index: int) -> Any:
 
 
 def pinned(array: np.ndarray) -> np.ndarray:
-    """A copy in pinned memory."""
-    source = _dense(array)
+    """A copy in pinned memory; an empty array as it is."""
+    if not array.size:
+        return array
+    order, back = _orders(array)
+    source = array.transpose(order)
     memory = cupy.cuda.alloc_pinned_memory(max(source.nbytes, 1))
-    out = np.ndarray(source.shape, source.dtype, memory, 0, source.strides)
+    out = np.frombuffer(memory, np.uint8, source.nbytes).view(source.dtype).reshape(source.shape)
     out[...] = source
-    return out
+    return out.transpose(back)
 
 
 def is_pinned(array: np.ndarray) -> bool:
@@ -90,28 +88,25 @@ def _keep(array: np.ndarray) -> None:
     _under_way.append((event, array))
 
 
-def _order(strides: tuple[int, ...]) -> list[int]:
-    """Axes from the longest step to the shortest."""
-    return sorted(range(len(strides)), key=lambda i: -strides[i])
+def _orders(array: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes in the order of memory, from the longest step to the shortest, and the way back.
+
+    Arrays whose elements do not fill a block of memory are copied in C order.
+    """
+    axes = tuple(range(array.ndim))
+    if array.flags.c_contiguous or not _is_dense(array):
+        return axes, axes
+    order = tuple(sorted(axes, key=lambda i: -array.strides[i]))
+    return order, tuple(order.index(i) for i in axes)
 
 
 def _is_dense(array: Any) -> bool:
     """Whether its elements fill a block of memory, in any order of the axes."""
     expected = array.itemsize
-    pairs = sorted(zip(array.strides, array.shape, strict=True))
-    for step, n in pairs:
+    for step, n in sorted(zip(array.strides, array.shape, strict=True)):
         if n == 1:
             continue
         if step != expected:
             return False
         expected *= n
     return True
-
-
-def _dense(array: np.ndarray) -> np.ndarray:
-    return array if _is_dense(array) else np.ascontiguousarray(array)
-
-
-def _flat(array: Any, like: np.ndarray) -> Any:
-    """The memory of a dense array as C-contiguous, axes from the longest step to the shortest."""
-    return array.transpose(_order(like.strides))

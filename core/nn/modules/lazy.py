@@ -83,7 +83,7 @@ class LazyLinear(LazyModuleMixin, Linear):
     ) -> None:
         super().__init__(0, 0, bias, device, dtype)
         self.out_features = out_features
-        self._forget(dtype=dtype)
+        self._forget(dtype=dtype, device=device)
 
     def reset_parameters(self) -> None:
         if self.in_features:
@@ -110,14 +110,14 @@ class _LazyConv(LazyModuleMixin):
     weight: Any
     bias: Any
 
-    def _finish(self, out_channels: int, dtype: Any) -> None:
+    def _finish(self, out_channels: int, device: Any, dtype: Any) -> None:
         if self.groups < 1 or out_channels % self.groups:
             raise ArgumentError(
                 f"{type(self).__name__}: out_channels {out_channels} must divide by groups "
                 f"{self.groups}"
             )
         self.out_channels = out_channels
-        self._forget(dtype=dtype)
+        self._forget(dtype=dtype, device=device)
 
     def reset_parameters(self) -> None:
         """Draw weight and bias again, once their sizes are known."""
@@ -165,7 +165,7 @@ class _LazyForward(_LazyConv):
         super().__init__(
             0, 0, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
-        self._finish(out_channels, dtype)
+        self._finish(out_channels, device, dtype)
 
 
 class _LazyTranspose(_LazyConv):
@@ -187,7 +187,7 @@ class _LazyTranspose(_LazyConv):
             0, 0, kernel_size, stride, padding, output_padding, groups, bias, dilation,
             padding_mode, device, dtype,
         )  # fmt: skip
-        self._finish(out_channels, dtype)
+        self._finish(out_channels, device, dtype)
 
 
 class LazyConv1d(_LazyForward, Conv1d):
@@ -245,10 +245,10 @@ class _LazyNorm(LazyModuleMixin):
         bias: bool = True,
     ) -> None:
         super().__init__(0, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
-        self._forget(dtype=dtype)
+        self._forget(dtype=dtype, device=device)
         if track_running_stats:
-            self._buffers["running_mean"] = UninitializedBuffer(dtype=dtype)
-            self._buffers["running_var"] = UninitializedBuffer(dtype=dtype)
+            self._buffers["running_mean"] = UninitializedBuffer(dtype=dtype, device=device)
+            self._buffers["running_var"] = UninitializedBuffer(dtype=dtype, device=device)
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0, statistics forgotten, once their size is known."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...ops import elementwise as ops
+from ...ops.transfer import Move
 from .. import arithmetic as fn
 from ..tensor import Tensor
 from . import Rule
@@ -46,6 +47,11 @@ def constant_slope(derivative: Any) -> Rule:
 def unchanged(node: Node, grad: Any) -> tuple[Any, ...]:
     """The gradient passes as it is, to every input."""
     return (grad,) * len(node.needs)
+
+
+@complex_too
+def _move(node: Node, grad: Any) -> tuple[Any, ...]:
+    return (grad.to(node.op.source),)
 
 
 @complex_too
@@ -145,6 +151,7 @@ RULES: dict[type[Any], Rule] = {
     ops.Where: _where,
     ops.Cast: unchanged,  # the run casts back
     ops.Clone: unchanged,
+    Move: _move,
     ops.Clamp: _clamp,
     ops.Neg: _neg,
     ops.Flat: _flat,

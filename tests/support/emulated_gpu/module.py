@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+
 from support.emulated_gpu import device
 from support.emulated_gpu.array import API, ndarray
 

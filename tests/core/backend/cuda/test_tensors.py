@@ -39,7 +39,9 @@ MAKE = {
 def test_made_there(name):
     there, here = MAKE[name]("cuda"), MAKE[name]("cpu")
     assert there.device == ag.device("cuda:0")
-    assert there.is_cuda and not there.is_cpu and there.get_device() == 0
+    assert there.is_cuda
+    assert not there.is_cpu
+    assert there.get_device() == 0
     assert (there.dtype, there.shape) == (here.dtype, here.shape)
     assert there.cpu().tolist() == there.tolist() == here.tolist()
 
@@ -53,9 +55,9 @@ def test_there_and_back():
     assert here.to(there).is_cuda
     np.testing.assert_array_equal(there.cpu().numpy(), here.numpy())
     np.testing.assert_array_equal(there.transpose(0, 2).cpu().numpy(), here.transpose(0, 2).numpy())
-    with pytest.raises(TypeError, match="cuda:0.*cpu"):
+    with pytest.raises(TypeError, match=r"cuda:0.*cpu"):
         there.numpy()
-    with pytest.raises(TypeError, match="cuda:0.*cpu"):
+    with pytest.raises(TypeError, match=r"cuda:0.*cpu"):
         np.asarray(there)
     np.testing.assert_array_equal(there.numpy(force=True), here.numpy())
 
@@ -144,7 +146,7 @@ def test_pinned_memory():
 
 
 def test_no_such_gpu():
-    with pytest.raises(RuntimeError, match="cuda:7.*below"):
+    with pytest.raises(RuntimeError, match=r"cuda:7.*below"):
         ag.zeros(2, device="cuda:7")
 
 
