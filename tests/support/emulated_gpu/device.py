@@ -199,3 +199,23 @@ def _recorded(
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.tobytes() == b.tobytes()
+
+
+class CUDADriverError(RuntimeError):
+    """An error of the driver, as ``cupy.cuda.driver.CUDADriverError``."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """An error of the runtime, as ``cupy.cuda.runtime.CUDARuntimeError``."""
+
+
+def launch(
+    what: str, action: Callable[[], None], reads: list[np.ndarray], writes: list[np.ndarray]
+) -> None:
+    """Run a kernel or a call of a library now, or note it while capturing."""
+    counts["launches"] += 1
+    recording = capture.recording
+    if recording is not None:
+        recording.actions.append(action)
+        return
+    action()

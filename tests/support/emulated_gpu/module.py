@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-from support.emulated_gpu import device
+from support.emulated_gpu import cuda, device, kernels
 from support.emulated_gpu.array import API, ndarray
 
 _NAMES = ("cupy", "cupy.cuda", "cupy.linalg", "cupy.fft", "cupy.cuda.nvtx")
@@ -84,26 +83,16 @@ def cupy_module() -> ModuleType:
     for home in ("linalg", "fft"):
         for name in API[home]:
             setattr(getattr(cupy, home), name, _function(name, getattr(np, home)))
-    cupy.cuda = _cuda_module()
+    cupy.cuda = cuda.cuda_module()
+    cupy.RawModule, cupy.RawKernel = kernels.RawModule, kernels.RawKernel
+    cupy.get_default_memory_pool = lambda: cuda._pool
     return cupy
-
-
-def _cuda_module() -> ModuleType:
-    cuda: Any = ModuleType("cupy.cuda")
-    cuda.__path__ = []
-    cuda.is_available = lambda: True
-    cuda.runtime = SimpleNamespace(
-        getDeviceCount=lambda: 1,
-        runtimeGetVersion=lambda: 13020,
-        driverGetVersion=lambda: 13000,
-    )
-    return cuda
 
 
 def install() -> ModuleType:
     """Put the stand-in in the place of CuPy; returns it."""
     cupy = cupy_module()
-    modules = {"cupy": cupy, "cupy.cuda": cupy.cuda}
+    modules = {"cupy": cupy, "cupy.cuda": cupy.cuda, "cupy.cuda.nvtx": cupy.cuda.nvtx}
     modules |= {"cupy.linalg": cupy.linalg, "cupy.fft": cupy.fft}
     for name in _NAMES:
         _replaced.setdefault(name, sys.modules.get(name))
