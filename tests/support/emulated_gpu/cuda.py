@@ -264,19 +264,17 @@ class using_allocator:  # noqa: N801 - CuPy's name
     def __exit__(self, *exc: object) -> None: ...
 
 
-class PinnedMemoryPointer:
+class PinnedMemoryPointer(bytearray):
     """Main memory that the device reads by itself; a buffer."""
 
-    def __init__(self, size: int) -> None:
-        self._bytes = np.zeros(size, np.uint8)
-        self.ptr = self._bytes.ctypes.data
-
-    def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._bytes)
+    @property
+    def ptr(self) -> int:
+        """Its address."""
+        return np.frombuffer(self, np.uint8).ctypes.data
 
     def size(self) -> int:
         """Bytes."""
-        return self._bytes.size
+        return len(self)
 
 
 def alloc_pinned_memory(size: int) -> Any:
