@@ -16,11 +16,14 @@ from typing import Any, Protocol
 from .protocol_optim import Array as Array
 from .protocol_optim import OptimBackend
 from .protocol_recurrent import AttentionBackend, RecurrentBackend
+from .protocol_softmax import ActivationBackend, SoftmaxBackend
 
 Dims = tuple[int, ...]
 
 
-class Backend(OptimBackend, RecurrentBackend, AttentionBackend, Protocol):
+class Backend(
+    OptimBackend, RecurrentBackend, AttentionBackend, ActivationBackend, SoftmaxBackend, Protocol
+):
     """Kernels of one device; one instance per thread."""
 
     name: str
@@ -220,15 +223,6 @@ class Backend(OptimBackend, RecurrentBackend, AttentionBackend, Protocol):
         rstd: Array,
     ) -> tuple[Array, Array | None, Array | None]:
         """(grad_x, grad_weight, grad_bias) of `group_norm_forward`."""
-        ...
-
-    # -- softmax -----------------------------------------------------------------------------
-    def softmax_forward(self, x: Array, axis: int) -> Array:
-        """exp(x) / sum(exp(x)) along `axis`, shifted so that it cannot overflow."""
-        ...
-
-    def log_softmax_forward(self, x: Array, axis: int) -> Array:
-        """x - log(sum(exp(x))) along `axis`, shifted so that it cannot overflow."""
         ...
 
 

@@ -81,14 +81,6 @@ class RecurrentBackend(Protocol):
 class AttentionBackend(Protocol):
     """Kernels of transformers; `...` are any leading axes, the same for all arrays."""
 
-    def gelu_forward(self, x: Array, approximate: str) -> Array:
-        """x * Phi(x), exactly ("none") or by the "tanh" approximation."""
-        ...
-
-    def gelu_backward(self, grad_y: Array, x: Array, approximate: str) -> Array:
-        """Gradient of `gelu_forward`."""
-        ...
-
     def attention_forward(
         self,
         q: Array,

@@ -11,7 +11,7 @@ from .. import backend
 from ..backend import Array
 from ..backend.error_function import erf
 from .base import Op
-from .elementwise import FromInput, FromOutput, Grads
+from .elementwise import FromInput, Grads
 
 
 class ReLU(Op):
@@ -58,21 +58,23 @@ class AddActivations(Op):
         return grad, grad
 
 
-class Sigmoid(FromOutput):
+class Sigmoid(Op):
     """1 / (1 + e**-x), without overflow."""
 
-    def value(self, x: Array) -> Array:
-        return sigmoid(x)
+    def forward(self, x: Array) -> Array:
+        y = sigmoid(x)
+        if self.needs[0]:
+            self.saved = (y,)
+        return y
 
-    def derivative(self, y: Array) -> Array:
-        return y * (1 - y)
+    def backward(self, grad: Array) -> Grads:
+        (y,) = self.saved
+        return (backend.of(grad).sigmoid_backward(grad, y),)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e**-x) as 0.5 * (1 + tanh(x / 2)), which cannot overflow."""
-    y = np.tanh(0.5 * x)
-    y = 0.5 * y + 0.5
-    return np.asarray(y)
+    """1 / (1 + e**-x), without overflow."""
+    return backend.of(x).sigmoid_forward(x)
 
 
 class LogSigmoid(FromInput):
@@ -152,15 +154,17 @@ class GELU(Op):
         return (backend.of(grad).gelu_backward(grad, x, self.approximate),)
 
 
-class SiLU(FromInput):
+class SiLU(Op):
     """x * sigmoid(x)."""
 
-    def value(self, x: Array) -> Array:
-        return x * sigmoid(x)
+    def forward(self, x: Array) -> Array:
+        if self.needs[0]:
+            self.saved = (x,)
+        return backend.of(x).silu_forward(x)
 
-    def derivative(self, x: Array) -> Array:
-        s = sigmoid(x)
-        return s * (1 + x * (1 - s))
+    def backward(self, grad: Array) -> Grads:
+        (x,) = self.saved
+        return (backend.of(grad).silu_backward(grad, x),)
 
 
 class Softplus(FromInput):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..backend import Array
 from .base import Op
 
@@ -404,14 +405,18 @@ class Tan(FromOutput):
         return 1 + y * y
 
 
-class Tanh(FromOutput):
+class Tanh(Op):
     """Hyperbolic tangent."""
 
-    def value(self, x: Array) -> Array:
-        return np.tanh(x)
+    def forward(self, x: Array) -> Array:
+        y = backend.of(x).tanh_forward(x)
+        if self.needs[0]:
+            self.saved = (y,)
+        return y
 
-    def derivative(self, y: Array) -> Array:
-        return 1 - y * y
+    def backward(self, grad: Array) -> Grads:
+        (y,) = self.saved
+        return (backend.of(grad).tanh_backward(grad, y),)
 
 
 class Flat(Op):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..backend.protocol_softmax import FUSED
 from .base import Op
 from .elementwise import Grads
-
-_BLOCK = 65536  # elements
 
 
 class Softmax(Op):
@@ -26,8 +27,7 @@ class Softmax(Op):
 
     def backward(self, grad: Array) -> Grads:
         (y,) = self.saved
-        inner = grad * y
-        return (inner - y * inner.sum(axis=self.axis, keepdims=True),)
+        return (backend.of(grad).softmax_backward(grad, y, self.axis),)
 
 
 class LogSoftmax(Op):
@@ -44,7 +44,7 @@ class LogSoftmax(Op):
 
     def backward(self, grad: Array) -> Grads:
         (y,) = self.saved
-        return (grad - np.exp(y) * grad.sum(axis=self.axis, keepdims=True),)
+        return (backend.of(grad).log_softmax_backward(grad, y, self.axis),)
 
 
 class NLL(Op):
@@ -63,78 +63,32 @@ class NLL(Op):
     def __init__(
         self, reduction: str, ignore_index: int, smoothing: float = 0.0, logits: bool = False
     ) -> None:
-        self.reduction, self.ignore_index = reduction, ignore_index
-        self.smoothing, self.logits = smoothing, logits
+        self.reduction, self.logits = reduction, logits
+        self.settings = (reduction, ignore_index, smoothing)
 
     def forward(self, x: Array, target: Array, weight: Array | None) -> Array:
-        log_p = backend.of(x).log_softmax_forward(x, 1) if self.logits else x
-        if x.ndim == 2 and weight is None and not self.smoothing:
-            picked = self._simple(log_p, target)
-            if picked is not None:
-                return picked
-        return self._general(log_p, target, weight)
-
-    def _simple(self, log_p: Array, target: Array) -> Array | None:
-        """Rows of class scores, nothing ignored, no weights: the usual classifier."""
-        if self.reduction == "none" or not len(target) or (target == self.ignore_index).any():
-            return None
-        rows = np.arange(len(target))
-        loss = -log_p[rows, target].sum()
-        self.total = len(target) if self.reduction == "mean" else 1
+        kernels = backend.of(x)
+        forward = kernels.cross_entropy_forward if self.logits else kernels.nll_forward
+        loss, saved = forward(x, target, weight, *self.settings)
         if any(self.needs):
-            self.saved = (log_p, rows, target)
-        return np.asarray(loss / self.total, log_p.dtype)
-
-    def _general(self, log_p: Array, target: Array, weight: Array | None) -> Array:
-        valid = target != self.ignore_index
-        safe = np.where(valid, target, 0)
-        classes = log_p.shape[1]
-        w = valid.astype(log_p.dtype) if weight is None else np.where(valid, weight[safe], 0)
-        w = w.astype(log_p.dtype, copy=False)
-        loss = -w * np.take_along_axis(log_p, safe[:, None], 1)[:, 0]
-        coefficients = None
-        if self.smoothing:
-            per_class = np.ones(classes, log_p.dtype) if weight is None else weight
-            spread = per_class.reshape(-1, *(1,) * (log_p.ndim - 2))
-            uniform = -(log_p * spread).sum(axis=1) * valid
-            loss = (1 - self.smoothing) * loss + self.smoothing / classes * uniform
-            coefficients = spread * (self.smoothing / classes)
-        total = w.sum() if self.reduction == "mean" else log_p.dtype.type(1)
-        if any(self.needs):
-            self.saved = (log_p, safe, w, valid, coefficients, total)
-        if self.reduction == "none":
-            return loss.astype(log_p.dtype, copy=False)
-        return np.asarray(loss.sum() / total, log_p.dtype)
+            self.saved = saved
+        return loss
 
     def backward(self, grad: Array) -> Grads:
-        if len(self.saved) == 3:
-            return self._simple_backward(grad), None, None
-        log_p, safe, w, valid, coefficients, total = self.saved
-        scale = grad / total if self.reduction != "none" else grad
-        scale = np.broadcast_to(scale, safe.shape)
-        main = -w * scale * (1 - self.smoothing)
-        grad_log = np.zeros(log_p.shape, log_p.dtype)
-        np.put_along_axis(grad_log, safe[:, None], main[:, None], 1)
-        if coefficients is not None:
-            grad_log -= coefficients * (scale * valid)[:, None]
-        if self.logits:
-            grad_log -= np.exp(log_p) * grad_log.sum(axis=1, keepdims=True)
-        return grad_log, None, None
+        kernels = backend.of(grad)
+        backward = kernels.cross_entropy_backward if self.logits else kernels.nll_backward
+        return backward(grad, self.saved, *self.settings), None, None
 
-    def _simple_backward(self, grad: Array) -> Array:
-        log_p, rows, target = self.saved
-        scale = grad / self.total
-        if not self.logits:
-            grad_log = np.zeros(log_p.shape, log_p.dtype)
-            grad_log[rows, target] = -scale
-            return grad_log
-        grad_x = np.empty_like(log_p)
-        step = max(1, _BLOCK // max(1, log_p.shape[1]))
-        for start in range(0, len(log_p), step):  # both passes over one block while it is in cache
-            part = np.exp(log_p[start : start + step], out=grad_x[start : start + step])
-            part *= scale
-        grad_x[rows, target] -= scale
-        return grad_x
+    def of_log_probs(self) -> NLL:
+        """This op as one of log-probabilities, with what `nll_backward` needs in `saved`."""
+        plain = copy.copy(self)
+        plain.logits = False
+        if len(self.saved) == FUSED:
+            x, target, weight, *_ = self.saved
+            kernels = backend.of(x)
+            log_p = kernels.log_softmax_forward(x, 1)
+            _, plain.saved = kernels.nll_forward(log_p, target, weight, *self.settings)
+        return plain
 
 
 class SoftTargetCrossEntropy(Op):

@@ -18,12 +18,14 @@ from .norm import NormKernels
 from .optim import OptimKernels
 from .pool import PoolKernels
 from .rnn import RecurrentKernels
+from .softmax import SoftmaxKernels
 
 
 class ReferenceBackend(
     ConvKernels,
     LinearKernels,
     ElementwiseKernels,
+    SoftmaxKernels,
     PoolKernels,
     NormKernels,
     RecurrentKernels,

@@ -1,4 +1,7 @@
-"""GELU in plain array code. Source: Hendrycks & Gimpel 2016, "Gaussian error linear units"."""
+"""Smooth activations in plain array code.
+
+Sources: Hendrycks & Gimpel 2016, "Gaussian error linear units"; PyTorch manual for the others.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _SQRT_2_PI = math.sqrt(2 / math.pi)
 
 
 class ActivationKernels:
-    """Kernels `gelu_*` of the backend protocol on the array module `xp`."""
+    """Kernels of `ActivationBackend` on the array module `xp`; complex x is served, too."""
 
     xp: Any
 
@@ -30,3 +33,29 @@ class ActivationKernels:
             return grad_y * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner)
         slope = 0.5 * (1 + erf(x * _SQRT_HALF)) + x * _INV_SQRT_2PI * self.xp.exp(-0.5 * x * x)
         return grad_y * slope
+
+    def sigmoid_forward(self, x: Array) -> Array:
+        y = self.xp.tanh(0.5 * x)  # which cannot overflow
+        y = 0.5 * y + 0.5
+        return self.xp.asarray(y)
+
+    def sigmoid_backward(self, grad_y: Array, y: Array) -> Array:
+        return grad_y * _conj(y * (1 - y))
+
+    def tanh_forward(self, x: Array) -> Array:
+        return self.xp.tanh(x)
+
+    def tanh_backward(self, grad_y: Array, y: Array) -> Array:
+        return grad_y * _conj(1 - y * y)
+
+    def silu_forward(self, x: Array) -> Array:
+        return x * self.sigmoid_forward(x)
+
+    def silu_backward(self, grad_y: Array, x: Array) -> Array:
+        s = self.sigmoid_forward(x)
+        return grad_y * _conj(s * (1 + x * (1 - s)))
+
+
+def _conj(x: Array) -> Array:
+    """The complex conjugate, which the gradient of a real loss wants; x itself if it is real."""
+    return x.conj() if x.dtype.kind == "c" else x

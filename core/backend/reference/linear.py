@@ -1,4 +1,4 @@
-"""Matrix products, ReLU and softmax in plain array code: the oracle and the fallback."""
+"""Matrix products and ReLU in plain array code: the oracle and the fallback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LinearKernels:
 
 
 class ElementwiseKernels:
-    """ReLU and softmax kernels of the backend protocol on the array module `xp`."""
+    """ReLU kernels of the backend protocol on the array module `xp`."""
 
     xp: Any
 
@@ -39,16 +39,3 @@ class ElementwiseKernels:
 
     def add_relu_forward(self, a: Array, b: Array) -> Array:
         return self.xp.maximum(a + b, 0)
-
-    def softmax_forward(self, x: Array, axis: int) -> Array:
-        xp = self.xp
-        y = xp.subtract(x, xp.max(x, axis=axis, keepdims=True))
-        xp.exp(y, out=y)
-        y /= y.sum(axis=axis, keepdims=True)
-        return y
-
-    def log_softmax_forward(self, x: Array, axis: int) -> Array:
-        xp = self.xp
-        y = xp.subtract(x, xp.max(x, axis=axis, keepdims=True))
-        y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
-        return y

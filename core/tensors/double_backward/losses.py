@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -92,11 +91,10 @@ def _log_softmax_of(node: Node, log_p: Any) -> Any:
 
 def _nll(node: Node, grad: Any) -> tuple[Any, None, None]:
     op = node.op
-    log_p = node.saved[0]
     # The loss is linear in the log-probabilities; the op's own backward tells the coefficients.
-    plain = copy.copy(op)
-    plain.logits = False
-    shape = node.saved[1].shape if op.reduction == "none" else ()
+    plain = op.of_log_probs()
+    log_p = plain.saved[0]
+    shape = plain.saved[1].shape if op.reduction == "none" else ()
     coefficients = plain.backward(np.ones(shape, log_p.dtype))[0]
     scale = grad.unsqueeze(1) if op.reduction == "none" else grad
     grad_log = times(scale, coefficients)
