@@ -14,6 +14,8 @@ from pathlib import Path
 # start get what the user has set.
 _ONE_THREAD = "OMP_NUM_THREADS" not in os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs that tests start, hundreds of them, would compile the package each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import numpy as np  # noqa: E402 - see above
 import pytest  # noqa: E402
