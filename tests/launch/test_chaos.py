@@ -165,8 +165,8 @@ def test_a_script_that_resumes_wrongly_is_found(scene):
 @pytest.mark.usefixtures("mpiexec")
 @pytest.mark.timeout(600)
 def test_a_small_campaign(scene, leaves_nothing):
-    command = (*CHAOS, "--kills", "6", "--damages", "6", "--json", "out.json")
-    training = (TRAINING, "--dir", "{dir}", "--steps", "800")
+    command = (*CHAOS, "--kills", "6", "--damages", "6", "--every", "0.15", "--json", "out.json")
+    training = (TRAINING, "--dir", "{dir}", "--steps", "300")
     process = scene.start(*command, *training)
     out, err = process.communicate(timeout=500)
     assert process.returncode == 0, out + err

@@ -29,9 +29,9 @@ def steps(stops, timeout_s=100.0):
 
 
 def test_others_hold_and_their_time_outs_stand_still(scene):
-    path = scene.script(steps((1,), timeout_s=5.0))
+    path = scene.script(steps((1,), timeout_s=2.5))
     job = scene.talk(
-        "p y\nimport time; time.sleep(6)\nw\nn\nn\np t.item()\nc\n", "--debug", "-n", "3", path
+        "p y\nimport time; time.sleep(3.5)\nw\nn\nn\np t.item()\nc\n", "--debug", "-n", "3", path
     )
     assert job.code == 0, job.err
     assert "(Pdb rank 1) 20\n" in job.out
