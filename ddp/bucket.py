@@ -8,6 +8,7 @@ the same memory differently, so gradients of a step that is under way can be car
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,18 @@ class Bucket:
             self.views.append(self.flat[first : first + param.numel()].reshape(shape))
         self.missing = len(self.params)
         self.ready_s = 0.0
+
+
+def elements_between(first: Array, second: Array) -> int:
+    """How many elements behind the start of `first` one that shares its memory starts."""
+    return (address(second) - address(first)) // int(first.itemsize)
+
+
+def address(array: Any) -> int:
+    """Where the first element lies, in main memory or on a GPU."""
+    if type(array) is np.ndarray:
+        return int(array.__array_interface__["data"][0])
+    return int(array.data.ptr)
 
 
 def attach(buckets: Sequence[Bucket], as_view: bool) -> None:

@@ -1,7 +1,7 @@
 """Buffers of the model (running statistics) follow one rank, or become the mean over the ranks.
 
 Stage of the flow: beside `reducer`, which calls this at the end of backward. May import: `plan`,
-`samples`, `communicators.base`, `allgrad`.
+`samples`, `communicators.base`, `communicators.gpu`, `allgrad`.
 
 Note [When buffers follow]
     PyTorch broadcasts rank 0's buffers at the start of every forward. The ranks then wait for each
@@ -16,7 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from allgrad import Tensor
-from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp, Work, aligned_zeros
+from allgrad.backend import arrays
+from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp, Work
+from allgrad.ddp.communicators.gpu import zeros_beside
 from allgrad.ddp.plan import aligned
 from allgrad.ddp.samples import scale
 from allgrad.dtypes import DIFFERENTIABLE
@@ -26,7 +28,7 @@ from allgrad.tensors import graph
 
 
 class BufferSync:
-    """All buffers of a module in one flat piece of memory that travels as one.
+    """All buffers of a module in one flat piece of memory that travels as one; on a GPU another.
 
     Args:
         communicator: of the ranks that hold the same module.
@@ -38,28 +40,11 @@ class BufferSync:
     def __init__(self, communicator: Communicator, module: Module, average: bool = False) -> None:
         self._communicator, self._root = communicator, 0
         graph.compute_all()
-        found = _distinct_buffers(module)
-        if average:  # those of one dtype side by side
-            found.sort(key=lambda at: str(_averaged_dtype(_buffer(*at))))
-        sizes = [aligned(_buffer(owner, name)._array.nbytes) for owner, name in found]
-        self._flat = aligned_zeros(sum(sizes))
-        self._entries: list[tuple[Module, str, Array]] = []
-        ends: dict[np.dtype | None, tuple[int, int]] = {}  # by dtype that is averaged, or None
-        start = 0
-        for (owner, name), size in zip(found, sizes, strict=True):
-            tensor = _buffer(owner, name)
-            array = tensor._array
-            view = self._flat[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-            view[...] = array
-            # in-place updates of the buffer now happen in the flat memory
-            tensor._array = view
-            self._entries.append((owner, name, view))
-            kind = _averaged_dtype(tensor) if average else None
-            ends[kind] = (ends.get(kind, (start, 0))[0], start + size)
-            start += size
-        first, last = ends.pop(None, (0, 0))
-        self._followed = self._flat[first:last]
-        self._averaged = [self._flat[a:b].view(kind) for kind, (a, b) in ends.items() if kind]
+        found: dict[int | None, list[tuple[Module, str]]] = {}  # by where they lie
+        for owner, name in _distinct_buffers(module):
+            place = arrays.index_of(_buffer(owner, name)._array)
+            found.setdefault(place, []).append((owner, name))
+        self._flats = [_Flat(communicator, those, average) for those in found.values()]
 
     @staticmethod
     def count(module: Module) -> int:
@@ -74,29 +59,84 @@ class BufferSync:
             factor: what this rank's values are multiplied by before the plain mean.
         """
         self._root = root
-        communicator = self._communicator
-        for owner, name, view in self._entries:
-            array = _buffer(owner, name)._array
-            if array is not view:  # replaced, not updated in place
-                view[...] = array
-        works = []
-        if self._followed.size:
-            works.append(communicator.broadcast(self._followed, root, async_op=True))
-        for values in self._averaged:
-            if factor != 1.0:
-                scale(values, factor)
-            works.append(communicator.all_reduce(values, ReduceOp.AVG, async_op=True))
-        return works
+        return [work for flat in self._flats for work in flat.start(root, factor)]
 
     def finish(self) -> None:
         """The values have arrived: make them the buffers' own."""
-        if self._communicator.rank == self._root and not self._averaged:
-            return
+        for flat in self._flats:
+            if self._communicator.rank != self._root or flat.averaged:
+                flat.finish()
+
+
+class _Flat:
+    """Buffers that lie in main memory, or on one GPU, as one piece of memory.
+
+    Attributes:
+        memory: of all of them.
+        averaged: the parts of it that become means, one for each dtype.
+    """
+
+    def __init__(
+        self, communicator: Communicator, found: list[tuple[Module, str]], average: bool
+    ) -> None:
+        if average:  # those of one dtype side by side
+            found.sort(key=lambda at: str(_averaged_dtype(_buffer(*at))))
+        sizes = [aligned(_buffer(owner, name)._array.nbytes) for owner, name in found]
+        first_array = _buffer(*found[0])._array
+        self._communicator = communicator.of(first_array)
+        self.memory: Array = zeros_beside(communicator, first_array, sum(sizes))
+        self._entries: list[tuple[Module, str, Array]] = []
+        ends: dict[np.dtype | None, tuple[int, int]] = {}  # by dtype that is averaged, or None
+        start = 0
+        for (owner, name), size in zip(found, sizes, strict=True):
+            tensor = _buffer(owner, name)
+            array = tensor._array
+            view = self.memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            view[...] = array
+            # in-place updates of the buffer now happen in the flat memory
+            tensor._array = view
+            self._entries.append((owner, name, view))
+            kind = _averaged_dtype(tensor) if average else None
+            ends[kind] = (ends.get(kind, (start, 0))[0], start + size)
+            start += size
+        first, last = ends.pop(None, (0, 0))
+        self._followed = self.memory[first:last]
+        self.averaged = [self.memory[a:b].view(kind) for kind, (a, b) in ends.items() if kind]
+
+    def collect(self) -> None:
+        """Bring values that were replaced, not updated in place, into the flat memory."""
+        for owner, name, view in self._entries:
+            array = _buffer(owner, name)._array
+            if array is not view:
+                view[...] = array
+
+    def start(self, root: int, factor: float) -> list[Work]:
+        """See `BufferSync.start`."""
+        self.collect()
+        works = []
+        if self._followed.size:
+            works.append(self._communicator.broadcast(self._followed, root, async_op=True))
+        for values in self.averaged:
+            if factor != 1.0:
+                scale(values, factor)
+            works.append(self._communicator.all_reduce(values, ReduceOp.AVG, async_op=True))
+        return works
+
+    def finish(self) -> None:
+        """Make the values of the flat memory the buffers' own."""
         for owner, name, view in self._entries:
             tensor = _buffer(owner, name)
             if tensor._array is not view:
                 tensor._array[...] = view
             tensor._bump_version()
+
+    def put(self, values: Array) -> None:
+        """Take values as `collect` left them, without a new version: they have not changed."""
+        self.memory[...] = values
+        for owner, name, view in self._entries:
+            array = _buffer(owner, name)._array
+            if array is not view:
+                array[...] = view
 
 
 def _averaged_dtype(tensor: Tensor) -> np.dtype | None:

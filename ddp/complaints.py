@@ -72,5 +72,6 @@ def explain(gate: Gate, label: str, layout: Layout, rows: Array, stepping: list[
         named = [(n, p._array) for n, p in zip(layout.names, layout.params, strict=True)]
         told = replicas.difference(communicator, named, stepping)
         communicator.note = before
+        told = told or "they did some steps ago, when they were looked at"
         what = f"replicas of {label} differ at step {communicator.step}: {told}. Ranks"
         gate.fail(what, replicas.FIX)

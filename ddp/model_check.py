@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from allgrad import Tensor
-from allgrad.ddp.communicators.base import Communicator, aligned_zeros
+from allgrad.backend import arrays
+from allgrad.ddp.communicators.base import Communicator
+from allgrad.ddp.communicators.gpu import zeros_beside
 from allgrad.ddp.plan import aligned
 from allgrad.errors import DistributedError
 from allgrad.nn import Module
@@ -127,10 +129,18 @@ def _entry_text(entry: Entry | None) -> str:
 
 
 def take_from(communicator: Communicator, module: Module, root: int = 0) -> None:
-    """Collective. Take parameters and buffers of the root, in one piece."""
+    """Collective. Take parameters and buffers of the root, in one piece for each device."""
     graph.compute_all()
-    tensors = [*module.parameters(), *module.buffers()]
-    flat = aligned_zeros(sum(aligned(t._array.nbytes) for t in tensors))
+    groups: dict[int | None, list[Tensor]] = {}  # by where they lie
+    for tensor in (*module.parameters(), *module.buffers()):
+        groups.setdefault(arrays.index_of(tensor._array), []).append(tensor)
+    for tensors in groups.values():
+        _take(communicator, tensors, root)
+
+
+def _take(communicator: Communicator, tensors: Sequence[Tensor], root: int) -> None:
+    first = tensors[0]._array
+    flat = zeros_beside(communicator, first, sum(aligned(t._array.nbytes) for t in tensors))
     start = 0
     places = []
     for tensor in tensors:
@@ -139,7 +149,7 @@ def take_from(communicator: Communicator, module: Module, root: int = 0) -> None
         view[...] = array
         places.append((tensor, array, view))
         start += aligned(array.nbytes)
-    communicator.broadcast(flat, root)
+    communicator.of(first).broadcast(flat, root)
     if communicator.rank != root:
         for tensor, array, view in places:
             array[...] = view

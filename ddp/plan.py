@@ -51,7 +51,7 @@ class BucketPlan:
     Attributes:
         dtype: of all its gradients.
         offset_bytes: where the bucket starts in the memory of all buckets.
-        size_bytes: multiple of 64; gaps between gradients stay zero.
+        size_bytes: multiple of the alignment; gaps between gradients stay zero.
         slots: the gradients, in the order in which they are expected to become ready.
         gradient_bytes: where the gradients end; behind it is only the last bucket's tail.
     """
@@ -93,6 +93,7 @@ def plan_buckets(
     cap_bytes: int = BUCKET_CAP_BYTES,
     first_cap_bytes: int = FIRST_BUCKET_CAP_BYTES,
     tail_elements: int = 0,
+    alignment_bytes: int = ALIGNMENT_BYTES,
 ) -> list[BucketPlan]:
     """Group parameters into buckets, in the order in which the buckets are to be reduced.
 
@@ -103,9 +104,10 @@ def plan_buckets(
         cap_bytes: a bucket is closed once it holds that much; its last gradient may exceed it.
         first_cap_bytes: the cap of the first bucket.
         tail_elements: elements to reserve at the end of the last bucket for the reducer's own use.
+        alignment_bytes: what offsets are multiples of: 64, on GPUs 256.
 
     Returns:
-        Buckets of one dtype each, every gradient exactly once, offsets aligned to 64 bytes.
+        Buckets of one dtype each, every gradient exactly once, offsets aligned.
 
     Raises:
         ValueError: `order` is no permutation of the parameters.
@@ -114,17 +116,17 @@ def plan_buckets(
     sequence = list(range(count - 1, -1, -1)) if order is None else list(order)
     if sorted(sequence) != list(range(count)):
         raise ValueError(f"order must be a permutation of 0 to {count - 1}, got {sequence}")
-    groups = _group(parameters, sequence, cap_bytes, first_cap_bytes)
+    groups = _group(parameters, sequence, cap_bytes, first_cap_bytes, alignment_bytes)
     buckets: list[BucketPlan] = []
     start = 0
     for number, indices in enumerate(groups):
         slots, offset = [], 0
         for index in indices:
             slots.append(Slot(index, offset))
-            offset += aligned(parameters[index].size_bytes)
+            offset += aligned(parameters[index].size_bytes, alignment_bytes)
         dtype, gradient_bytes = parameters[indices[0]].dtype, offset
         if number == len(groups) - 1:
-            offset += aligned(tail_elements * dtype.itemsize)
+            offset += aligned(tail_elements * dtype.itemsize, alignment_bytes)
         buckets.append(BucketPlan(dtype, start, offset, tuple(slots), gradient_bytes))
         start += offset
     return buckets
@@ -135,13 +137,17 @@ def total_bytes(buckets: Sequence[BucketPlan]) -> int:
     return sum(bucket.size_bytes for bucket in buckets)
 
 
-def aligned(size_bytes: int) -> int:
-    """The next multiple of 64."""
-    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+def aligned(size_bytes: int, alignment_bytes: int = ALIGNMENT_BYTES) -> int:
+    """The next multiple of 64, or of another alignment."""
+    return -(-size_bytes // alignment_bytes) * alignment_bytes
 
 
 def _group(
-    parameters: Sequence[Parameter], sequence: list[int], cap_bytes: int, first_cap_bytes: int
+    parameters: Sequence[Parameter],
+    sequence: list[int],
+    cap_bytes: int,
+    first_cap_bytes: int,
+    alignment_bytes: int,
 ) -> list[list[int]]:
     """Fill one open bucket per dtype; a bucket's place is where its last gradient becomes ready."""
     open_groups: dict[np.dtype, list[int]] = {}
@@ -149,7 +155,7 @@ def _group(
     closed: list[list[int]] = []
     for index in sequence:
         parameter = parameters[index]
-        size, dtype = aligned(parameter.size_bytes), parameter.dtype
+        size, dtype = aligned(parameter.size_bytes, alignment_bytes), parameter.dtype
         open_groups.setdefault(dtype, []).append(index)
         filled[dtype] = filled.get(dtype, 0) + size
         if filled[dtype] >= (cap_bytes if closed else min(first_cap_bytes, cap_bytes)):

@@ -29,7 +29,7 @@ from allgrad.ddp import gate as gates
 from allgrad.ddp.bucket import Bucket, detach
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Array, ReduceOp, Work
-from allgrad.ddp.diagnosis.replicas import fingerprint
+from allgrad.ddp.diagnosis.replicas import Fingerprints
 from allgrad.ddp.gate import Gate, Header
 from allgrad.ddp.join import take_over
 from allgrad.ddp.layout import Layout
@@ -106,6 +106,7 @@ class Reducer:
         self._params, self._buckets = layout.params, layout.buckets
         self._arrived = [False] * len(self._params)
         self._order: list[int] = []
+        self._prints = Fingerprints(self._params, layout.on_gpu)
         self._unused = Unused(layout.names, self._options.unused, self._options.static)
         self._handles = [
             p.register_post_accumulate_grad_hook(partial(self._on_ready, i))
@@ -304,9 +305,8 @@ class Reducer:
         flags = gates.THROW if self.gate.throwing else 0
         samples = self.samples.total
         row = [gates.Kind.STEP, self._number, self._runs, samples, self.steps, structure, flags]
-        if self.check_every and self.steps % self.check_every == 0:
-            row.append(fingerprint([p._array for p in self._params]))
-        return row
+        checked = self._prints.at(self.steps, self.check_every)
+        return row if checked is None else [*row, checked]
 
     def _start(self, header: Header) -> None:
         """All ranks have begun: decide what each counts."""
@@ -385,7 +385,7 @@ class Reducer:
     def _launch_rest(self) -> None:
         """What goes with the last bucket."""
         communicator = self._communicator
-        if not self.reduction.carries_tail:
+        if self._layout.on_gpu or not self.reduction.carries_tail:
             communicator.note = "tail of the last bucket"
             self._track(communicator.all_reduce(self._tail.array, ReduceOp.AVG, async_op=True))
         if self._buffers is not None:
@@ -400,7 +400,7 @@ class Reducer:
     def _progress(self) -> None:
         """Push the communication on; note what has arrived."""
         pending = self._pending
-        while pending and pending[0].work.test():
+        while pending and self._layout.arrays.pushes and pending[0].work.test():
             self.timer.completed(pending.popleft())
 
     # ---- at the end of backward ------------------------------------------------------------

@@ -52,4 +52,5 @@ class MeanReduction(Reduction):
         self._communicator = communicator
 
     def reduce(self, bucket: Bucket) -> Work:
-        return self._communicator.all_reduce(bucket.whole, ReduceOp.AVG, async_op=True)
+        whole = bucket.whole
+        return self._communicator.of(whole).all_reduce(whole, ReduceOp.AVG, async_op=True)

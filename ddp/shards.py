@@ -23,7 +23,7 @@ import numpy as np
 
 from allgrad import Tensor
 from allgrad.ddp import gate as gates
-from allgrad.ddp.buffers import BufferSync, _buffer
+from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Array, Communicator, Work
 from allgrad.ddp.communicators.tree import shards_of
 from allgrad.ddp.gate import Header
@@ -258,8 +258,8 @@ class ShardBuffers(BufferSync):
     def __init__(self, communicator: Communicator, module: Module) -> None:
         super().__init__(communicator, module)
         self._holds_first = communicator.rank == 0
-        self._initial: Array | None = None
-        self._kept: Array | None = None
+        self._initial: list[Array] | None = None
+        self._kept: list[Array] | None = None
 
     def begin_step(self) -> None:
         graph.compute_all()
@@ -278,20 +278,14 @@ class ShardBuffers(BufferSync):
             self._kept = None
         return super().start(root, factor)
 
-    def _collect(self) -> Array:
-        for owner, name, view in self._entries:
-            array = _buffer(owner, name)._array
-            if array is not view:
-                view[...] = array
-        return self._flat.copy()
+    def _collect(self) -> list[Array]:
+        for flat in self._flats:
+            flat.collect()
+        return [flat.memory.copy() for flat in self._flats]
 
-    def _put(self, values: Array) -> None:
-        # without a new version: whatever is saved for backward has not changed in value
-        self._flat[...] = values
-        for owner, name, view in self._entries:
-            array = _buffer(owner, name)._array
-            if array is not view:
-                array[...] = view
+    def _put(self, values: list[Array]) -> None:
+        for flat, held in zip(self._flats, values, strict=True):
+            flat.put(held)
 
 
 def _as_tensors(value: Any) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from allgrad.ddp.bucket import Bucket
+from allgrad.ddp.bucket import Bucket, address
 from allgrad.ddp.communicators.base import Array, Communicator, Work
 from allgrad.ddp.communicators.tree import Node, TreeSum, middle, shards_of
 from allgrad.ddp.reduction import Reduction
@@ -65,7 +65,7 @@ class TreeReduction(Reduction):
         )
         self._rows = []
         if count:
-            whole = communicator.allocate(count * size_bytes)
+            whole = communicator.of(memory).allocate(count * size_bytes)
             self._rows = [whole[i * size_bytes : (i + 1) * size_bytes] for i in range(count)]
         self._memory = memory
 
@@ -105,7 +105,8 @@ class TreeReduction(Reduction):
         if bucket.is_last:
             self._held = 0
         others = nodes[: max(self.tree.counts) - 1]
-        return self._communicator.reduce_tree(self.tree, flat, others, mean=self.weights is None)
+        arrays = self._communicator.of(flat)
+        return arrays.reduce_tree(self.tree, flat, others, mean=self.weights is None)
 
     def _weigh(self, bucket: Bucket, position: int) -> None:
         if self.weights is not None:
@@ -116,7 +117,7 @@ class TreeReduction(Reduction):
         if not self._rows:
             return []
         assert self._memory is not None
-        start = _address(bucket.flat) - _address(self._memory)
+        start = address(bucket.flat) - address(self._memory)
         stop = start + bucket.flat.nbytes
         return [row[start:stop].view(bucket.flat.dtype) for row in self._rows]
 
@@ -156,7 +157,3 @@ def _most_held(owned: range, shards: int) -> int:
         held += 1 - merges
         most = max(most, held)
     return most
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from allgrad.ddp.bucket import Bucket
+from allgrad.ddp.bucket import Bucket, elements_between
 from allgrad.ddp.communicators.base import Communicator, ReduceOp, Work
 from allgrad.ddp.reduction import Reduction
 from allgrad.ddp.zero_partition import Piece
@@ -34,7 +34,9 @@ class ScatterReduction(Reduction):
         known = self._parts.get(bucket.index)
         if known is None or known[0] is not bucket:  # buckets are cut anew when the order changes
             known = self._parts[bucket.index] = bucket, self._layout(bucket)
-        return self._communicator.reduce_parts(bucket.flat, known[1], ReduceOp.AVG, async_op=True)
+        flat = bucket.flat
+        arrays = self._communicator.of(flat)
+        return arrays.reduce_parts(flat, known[1], ReduceOp.AVG, async_op=True)
 
     def _layout(self, bucket: Bucket) -> Parts:
         """Per rank, the stretches of the bucket that it owns, neighbours joined."""
@@ -42,7 +44,7 @@ class ScatterReduction(Reduction):
         for pieces in self._owned:
             own: list[tuple[int, int]] = []
             for param, view in zip(bucket.params, bucket.views, strict=True):
-                first = (view.ctypes.data - flat.ctypes.data) // flat.itemsize
+                first = elements_between(flat, view)
                 for piece in pieces.get(id(param), ()):
                     start, stop = first + piece.start, first + piece.stop
                     if own and own[-1][1] == start:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allgrad import Tensor
-from allgrad.ddp.bucket import Bucket
+from allgrad.ddp.bucket import Bucket, elements_between
 from allgrad.ddp.communicators.base import Array
 from allgrad.errors import DtypeError, ShapeError
 
@@ -69,5 +69,5 @@ class GradBucket:
 
 def same_place(view: Array, flat: Array, other: Array) -> Array:
     """The part of `other` that lies where `view` lies in `flat`, in the shape of `view`."""
-    start = (view.ctypes.data - flat.ctypes.data) // flat.itemsize
+    start = elements_between(flat, view)
     return other[start : start + view.size].reshape(view.shape)

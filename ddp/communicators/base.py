@@ -27,10 +27,10 @@ from allgrad.errors import DistributedError, DtypeError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from allgrad.ddp.communicators.tree import TreeSum
+    from allgrad.ddp.diagnosis.causes import Finding
 
 DEFAULT_TIMEOUT_S = 600.0
 ALIGNMENT_BYTES = 64
-TREE_PIECE_BYTES = 1 << 20
 
 Array = NDArray[Any]
 
@@ -122,6 +122,10 @@ class Communicator(ABC):
         asked_to_leave: the signal that asked this rank to leave, 0 for none; other ranks hear of it
             with the next step header, and then stands in all_asked_to_leave of all ranks.
         forked: whether this is a copy in a forked child, which must not be used.
+        pushes: whether collectives go on only while somebody calls `test`.
+        gpu_policy: how arrays of GPUs travel: "nccl", "staged" (through main memory), or None for
+            what fits; see `gpu`.
+        gpu_part: the communicator for arrays of GPUs, once `of` was asked for one.
         flight: record of the last collectives, or None if none is kept.
         home: of a communicator made by `split`, (rank, size) in the first one.
         members: likewise, what its ranks are called there.
@@ -140,6 +144,20 @@ class Communicator(ABC):
     home: tuple[int, int] | None = None
     members: tuple[int, ...] | None = None
     forked: bool = False
+    pushes: bool = True
+    gpu_policy: str | None = None
+    gpu_part: Communicator | None = None
+
+    def of(self, array: Any) -> Communicator:
+        """The communicator for arrays like this one: itself, or for a GPU's its `gpu_part`.
+
+        Collective when the first array of a GPU comes: the part is opened then.
+        """
+        if type(array) is np.ndarray:
+            return self
+        from allgrad.ddp.communicators import gpu  # noqa: PLC0415 - most jobs have no GPU
+
+        return gpu.part_for(self, array)
 
     @property
     def where(self) -> str:
@@ -201,25 +219,20 @@ class Communicator(ABC):
                 nodes, ``tree.counts[rank] - 1`` of them. Contents are lost.
             mean: divide by the number of shards.
         """
-        nodes = [*others[: tree.counts[self.rank] - 1], array]
-        if self.size == 1:
-            array[...] = tree.add_up(nodes, mean)
-            return COMPLETED
-        # for communicators without a way of their own: everybody gets everything, piece by piece
-        most, step = max(tree.counts), max(1, TREE_PIECE_BYTES // array.itemsize)
-        for low in range(0, array.size, step):
-            pieces = [node[low : low + step] for node in nodes]
-            mine = np.zeros((most, pieces[0].nbytes), np.uint8)
-            for row, piece in zip(mine, pieces, strict=False):
-                row[...] = piece.view(np.uint8)
-            held = self.all_gather(mine)
-            rows = [held[r, j] for r, count in enumerate(tree.counts) for j in range(count)]
-            array[low : low + step] = tree.add_up([row.view(array.dtype) for row in rows], mean)
+        tree.by_gathering(self, array, others, mean)
         return COMPLETED
 
     def leave(self) -> None:
         """Say that this rank's program has ended, for ranks that still wait for it."""
         return
+
+    def alarm(self, finding: Finding) -> DistributedError | None:
+        """Hear all ranks about what a watch thread has found; the error to raise, if they can be."""
+        return None
+
+    def fail(self, error: DistributedError) -> None:
+        """End all ranks with the error of a watch thread: the hooks of `failure` see to the rest."""
+        raise error
 
     @abstractmethod
     def close(self) -> None:
@@ -265,14 +278,14 @@ class Communicator(ABC):
     def all_gather(self, array: Array) -> Array:
         """Return the arrays of all ranks as one array of shape (size, *array.shape)."""
         check_array(self, "all_gather", array)
-        out = np.empty((self.size, *array.shape), array.dtype)
+        out = np.empty_like(array, shape=(self.size, *array.shape), order="C")
         self.all_gather_into(out, array)
         return out
 
     def reduce_scatter(self, array: Array, op: ReduceOp | str = ReduceOp.SUM) -> Array:
         """Reduce an array of shape (size, ...) over ranks; return this rank's row."""
         check_rows(self, array)
-        out = np.empty(array.shape[1:], array.dtype)
+        out = np.empty_like(array, shape=array.shape[1:], order="C")
         self.reduce_scatter_into(out, array, op)
         return out
 
@@ -351,7 +364,7 @@ def check_array(
             f"{communicator.where} {what} cannot send dtype {array.dtype}; "
             "use all_gather_object or broadcast_object for Python objects"
         )
-    if in_place and not array.flags.writeable:
+    if in_place and not getattr(array.flags, "writeable", True):  # a GPU's always is
         raise ShapeError(
             f"{communicator.where} {what} writes its result into the array, but the array of "
             f"shape {array.shape} is read-only; pass a copy"

@@ -63,6 +63,7 @@ from allgrad.errors import DistributedError
 if TYPE_CHECKING:
     from allgrad.ddp.communicators.tree import TreeSum
     from allgrad.ddp.communicators.tree_mpi import TreeQueue
+    from allgrad.ddp.diagnosis.causes import Finding
 
 PIECE_BYTES = 2 << 20
 _UNDER_WAY = 4  # pieces of one collective that are started at a time
@@ -331,6 +332,11 @@ class MpiCommunicator(Communicator):
     def _stop_background(self) -> None:
         if self._background is not None:
             self._background.close()
+
+    def alarm(self, finding: Finding) -> DistributedError | None:
+        if self.inquiry is None or self._background is None:
+            return None  # MPI may be called by this rank's own thread only
+        return self.inquiry.fail(finding)
 
     def abort(self, code: int) -> None:
         end_all(code)

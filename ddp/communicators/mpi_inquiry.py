@@ -296,7 +296,7 @@ class MpiInquiry:
             self._answers[source] = statement
         else:
             parts = json.loads(head)
-            finding = parts and Finding(parts[0], parts[1], tuple(parts[2]), parts[3])
+            finding = parts and Finding(parts[0], parts[1], tuple(parts[2]), *parts[3:])
             self._alarms[source] = (finding, statement)
             self._raise_alarm(None, self._speaker.statement())
 

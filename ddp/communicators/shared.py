@@ -414,6 +414,9 @@ class SharedMemoryCommunicator(Communicator):
             # a queue that does not move may be one that never will
             self.check_failure()
 
+    def alarm(self, finding: Finding) -> DistributedError | None:
+        return self._inquiry.fail(finding)
+
     def abort(self, code: int) -> None:
         self._memory.abort(code)
 

@@ -228,6 +228,9 @@ class ThreadCommunicator(SharedMemoryCommunicator):
         except DistributedError as error:
             raise RankStoppedError(str(error)) from None  # the rank that failed has said why
 
+    def fail(self, error: DistributedError) -> None:
+        self._world.fail(self.rank, error)
+
     def split(self, ranks: Sequence[int] | None) -> Communicator | None:
         members = agree(self, ranks)
         world = self._world.subworld(self.rank, members)

@@ -21,7 +21,9 @@ from functools import cache
 
 import numpy as np
 
-from allgrad.ddp.communicators.base import Array, scale_to_mean
+from allgrad.ddp.communicators.base import Array, Communicator, scale_to_mean
+
+PIECE_BYTES = 1 << 20  # that are gathered at a time
 
 Node = tuple[int, int]  # the shards [low, high) whose sum it is
 Step = tuple[int, int]  # nodes[a] += nodes[b]
@@ -139,6 +141,24 @@ class TreeSum:
         if mean:
             scale_to_mean(nodes[0], self.shards)
         return nodes[0]
+
+    def by_gathering(
+        self, communicator: Communicator, array: Array, others: Sequence[Array], mean: bool
+    ) -> None:
+        """`Communicator.reduce_tree` where there is no better way: all get everything, in pieces."""
+        nodes = [*others[: self.counts[communicator.rank] - 1], array]
+        if communicator.size == 1:
+            array[...] = self.add_up(nodes, mean)
+            return
+        most, step = max(self.counts), max(1, PIECE_BYTES // array.itemsize)
+        for low in range(0, array.size, step):
+            pieces = [node[low : low + step] for node in nodes]
+            mine = np.zeros((most, pieces[0].nbytes), np.uint8)
+            for row, piece in zip(mine, pieces, strict=False):
+                row[...] = piece.view(np.uint8)
+            held = communicator.all_gather(mine)
+            rows = [held[r, j] for r, count in enumerate(self.counts) for j in range(count)]
+            array[low : low + step] = self.add_up([row.view(array.dtype) for row in rows], mean)
 
 
 def share_bounds(count: int, size: int, line: int) -> list[int]:

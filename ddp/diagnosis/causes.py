@@ -15,6 +15,7 @@ from allgrad.ddp.diagnosis.activity import activity
 from allgrad.ddp.diagnosis.statement import Call, Statement
 
 MISMATCH, LEFT, GONE, TIMEOUT = "mismatch", "left", "gone", "timeout"
+STUCK = "stuck"  # of a collective of GPUs, before it is known why
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,18 @@ class Finding:
 
     Attributes:
         kind: MISMATCH: operations differ; LEFT: a rank has ended; GONE: its process is dead;
-            TIMEOUT: it did not come.
+            TIMEOUT: it did not come; STUCK: a GPU does not get over a collective.
         sequence: number of the operation concerned.
         ranks: that have ended, are dead, or late; for MISMATCH those that differ, as far as known.
         seconds: how long was waited.
+        detail: what a library says about it, or "".
     """
 
     kind: str
     sequence: int
     ranks: tuple[int, ...] = ()
     seconds: float = 0.0
+    detail: str = ""
 
 
 class Signature(NamedTuple):
@@ -425,11 +428,29 @@ def _silent(evidence: Evidence) -> Cause | None:
     )
 
 
+def _stuck(evidence: Evidence) -> Cause | None:
+    """All ranks have issued the collective of GPUs, and it does not end."""
+    if evidence.finding.kind != STUCK:
+        return None
+    if evidence.finding.detail:
+        return Cause(
+            "a GPU, the link between GPUs, or the process of another rank has failed",
+            "look at the first rank that failed; NCCL_DEBUG=WARN lets NCCL say more, `nvidia-smi` and "
+            "the kernel's log (Xid) tell of a broken GPU or link",
+        )
+    return Cause(
+        "a GPU is still busy with what it was given before, or the link between GPUs stands still",
+        "raise the time-out of init_process_group if a step may take that long; else NCCL_DEBUG=WARN "
+        "lets NCCL say more, NCCL_SOCKET_IFNAME names the network to use, and NCCL_P2P_DISABLE=1 "
+        "shows whether the direct link between GPUs is to blame",
+    )
+
+
 _MISMATCH_RULES: tuple[Rule, ...] = (
     _buckets, _uneven, _internal, _root, _skipped, _shifted, _operation, _dtype, _size, _branch,
 )  # fmt: skip
 _ABSENT_RULES: tuple[Rule, ...] = (
-    _left, _gone, _stopped, _message, _busy, _unreachable, _silent,
+    _stuck, _left, _gone, _stopped, _message, _busy, _unreachable, _silent,
 )  # fmt: skip
 
 

@@ -27,13 +27,17 @@ class FlightRecorder:
         reached: number of the last operation issued; a large collective has several.
         waiting: number of the operation in which the rank waits now, 0 if in none.
         message: the message that it waits for now, in words, or "".
+        beside: the record of the rank's GPU, if it has one; `last` tells of both. Its numbers and
+            sequences are its own, those negative, so that nobody takes them for the host's.
+        oldest: of a GPU's record, the sequence of what `last` must tell of, or 0.
     """
 
-    __slots__ = ("_ring", "message", "number", "reached", "waiting")
+    __slots__ = ("_ring", "beside", "message", "number", "oldest", "reached", "waiting")
 
     def __init__(self) -> None:
         self._ring: list[Entry | None] = [None] * LENGTH
-        self.number = self.reached = self.waiting = 0
+        self.number = self.reached = self.waiting = self.oldest = 0
+        self.beside: FlightRecorder | None = None
         self.message = ""
 
     def add(self, sequence: int, reached: int, what: int | str, note: str, step: int) -> None:
@@ -65,7 +69,14 @@ class FlightRecorder:
         newest = self.number
         numbers = range(max(1, newest - min(count, LENGTH) + 1), newest + 1)
         found = [self._ring[number % LENGTH] for number in numbers]
-        return [entry for entry in found if entry is not None]
+        entries = [entry for entry in found if entry is not None]
+        if self.beside is None:
+            return entries
+        both = sorted(entries + self.beside.last(count), key=lambda entry: entry[6])
+        kept = both[-count:]
+        oldest = self.beside.oldest
+        stuck = [e for e in self.beside.last() if e[1] == oldest and e not in kept]
+        return stuck + kept[len(stuck) :]
 
 
 def check_word(signature: int, note: str) -> int:

@@ -9,15 +9,21 @@ Note [Digest]
     52 bits of the result travel in the step header as a whole number that float64 holds, so the
     check costs no collective. It is taken at the beginning of backward, where no rank has changed
     anything since the last step.
+
+    On a GPU the same sums are queued between the step's kernels, and the host reads them some steps
+    later, when they have long been there: it does not wait for the GPU. A word there is as wide as
+    the array's size in bytes allows; all ranks compute the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from allgrad import Tensor
+from allgrad.backend import arrays as places
 from allgrad.ddp.communicators.base import Array, Communicator
 from allgrad.ddp.diagnosis.causes import names
 from allgrad.ddp.process_group import ProcessGroup, default_group
@@ -25,6 +31,7 @@ from allgrad.errors import DistributedError
 from allgrad.nn import Module
 from allgrad.tensors import graph
 
+LAG_STEPS = 4  # what the host queues for a GPU is seldom further ahead of it
 _FACTOR, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
@@ -38,6 +45,8 @@ def digest(array: Array) -> int:
         >>> digest(a) == before
         False
     """
+    if type(array) is not np.ndarray and places.on_device(array):
+        return int(places.to_host(gpu_digests([array]))[0])
     if not array.flags.c_contiguous:
         array = np.ascontiguousarray(array)
     raw = array.reshape(-1).view(np.uint8)
@@ -46,12 +55,63 @@ def digest(array: Array) -> int:
     return (total + int.from_bytes(raw[whole:].tobytes(), "little")) & _MASK
 
 
+def gpu_digests(arrays: Sequence[Any]) -> Any:
+    """The digests of arrays of one GPU, as an array there of shape (arrays,), uint64."""
+    out: Any = np.empty_like(arrays[0], shape=(len(arrays),), dtype=np.uint64)
+    for place, array in enumerate(arrays):
+        flat = array.ravel(order="K")  # in the order of memory, which is not copied then
+        width = next(w for w in (8, 4, 2, 1) if flat.nbytes % w == 0)
+        words = flat.view(f"u{width}") if flat.size else flat.view(np.uint8)
+        np.sum(words, dtype=np.uint64, out=out[place : place + 1].reshape(()))
+    return out
+
+
 def fingerprint(arrays: Sequence[Array]) -> float:
     """The digests of all arrays, chained, as a whole number that float64 holds."""
-    chained = 0
-    for array in arrays:
-        chained = ((chained ^ digest(array)) * _FACTOR) & _MASK
-    return float(chained >> 12)
+    if arrays and places.on_device(arrays[0]):
+        return chained(places.to_host(gpu_digests(arrays)).tolist())
+    return chained([digest(array) for array in arrays])
+
+
+def chained(digests: Sequence[int]) -> float:
+    """The digests as one whole number that float64 holds."""
+    total = 0
+    for one in digests:
+        total = ((total ^ one) * _FACTOR) & _MASK
+    return float(total >> 12)
+
+
+class Fingerprints:
+    """When replicas are compared, and with what: asked once per step, by all ranks alike.
+
+    Args:
+        params: whose values are compared.
+        on_gpu: whether they lie on a GPU; then a value is some steps old, see Note [Digest].
+    """
+
+    def __init__(self, params: Sequence[Tensor], on_gpu: bool) -> None:
+        self._params, self._on_gpu = params, on_gpu
+        self._queued: tuple[int, Any] | None = None  # the step, and digests on the GPU
+
+    def at(self, step: int, every: int) -> float | None:
+        """What is compared at a step; None where nothing is.
+
+        Args:
+            step: counted from 1.
+            every: compare so often; 0: never.
+        """
+        if not every:
+            return None
+        if not self._on_gpu or every <= LAG_STEPS:
+            if step % every:
+                return None
+            return fingerprint([p._array for p in self._params])
+        if step % every == 0:
+            self._queued = step, gpu_digests([p._array for p in self._params])
+        elif self._queued is not None and step == self._queued[0] + LAG_STEPS:
+            digests, self._queued = self._queued[1], None
+            return chained(places.to_host(digests).tolist())
+        return None
 
 
 def difference(
@@ -74,9 +134,10 @@ def difference(
         return ""
     first = int(differing[0])
     usual, odd = _sides(everywhere[:, first].tolist(), list(ranks))
-    reference = np.ascontiguousarray(named[first][1]).copy()
+    mine = np.ascontiguousarray(places.to_host(named[first][1]))
+    reference = mine.copy()
     communicator.broadcast(reference, usual[0])
-    found = communicator.all_gather(_compare(reference, named[first][1]))
+    found = communicator.all_gather(_compare(reference, mine))
     name = named[first][0]
     details = "; ".join(_detail(rank, found[rank], reference.size) for rank in odd[:8])
     cause = _cause(len(differing), len(named), [found[rank] for rank in odd], odd)

@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from allgrad.ddp.diagnosis.activity import activity, user_lines
-from allgrad.ddp.diagnosis.causes import GONE, LEFT, MISMATCH, Finding, likely_cause, names
+from allgrad.ddp.diagnosis.causes import (
+    GONE,
+    LEFT,
+    MISMATCH,
+    STUCK,
+    TIMEOUT,
+    Finding,
+    likely_cause,
+    names,
+)
 from allgrad.ddp.diagnosis.statement import Call, Statement
 
 _MOST_LINES = 24  # groups of ranks that are told apart in one text
@@ -26,11 +35,25 @@ def compose(
         statements: of all ranks, by rank.
         show_record: end with the last collectives of every rank.
     """
+    finding = settled(finding, statements)
     lines = [_headline(finding, statements), *_groups(finding, statements)]
     lines += _cause_lines(finding, statements)
     if show_record:
         lines += _records(statements)
     return "\n".join(lines)
+
+
+def settled(finding: Finding, statements: Mapping[int, Statement]) -> Finding:
+    """Of a collective of GPUs that does not end: did some ranks not come, or issue another one?"""
+    if finding.kind != STUCK or finding.sequence == 0:
+        return finding
+    calls = {rank: said.call_at(finding.sequence) for rank, said in statements.items()}
+    late = tuple(rank for rank, call in calls.items() if call is None)
+    if late:
+        return replace(finding, kind=TIMEOUT, ranks=late)
+    if len({(call.what, call.note) for call in calls.values() if call is not None}) > 1:
+        return replace(finding, kind=MISMATCH)
+    return finding
 
 
 def by_name(
@@ -62,6 +85,14 @@ def _headline(finding: Finding, statements: Mapping[int, Statement]) -> str:
     awaited = _awaited(finding, statements)
     if finding.kind == MISMATCH:
         return f"ranks call different collectives{_at_step(finding, statements)}:"
+    said = f" (NCCL says: {finding.detail})" if finding.detail else ""
+    if finding.kind == STUCK and finding.sequence == 0:
+        return f"collectives of GPUs have failed{said}:"
+    if finding.kind == STUCK:
+        verb = "has failed" if said else f"has not ended for {finding.seconds:g} s"
+        return f"{awaited} {verb}{said}:"
+    if finding.detail:
+        return f"{awaited} has failed{said}; not arrived at it: {ranks}:"
     if finding.kind == LEFT:
         return f"waits in {awaited}, which {ranks} will never have arrived at: the program ended:"
     if finding.kind == GONE:

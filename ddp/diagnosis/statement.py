@@ -70,10 +70,15 @@ class Statement:
     message: str = ""
 
     def call_at(self, sequence: int) -> Call | None:
-        """The collective to which operation `sequence` belongs; None if it never came there."""
+        """The collective to which operation `sequence` belongs; None if it never came there.
+
+        Negative numbers are those of collectives of GPUs, with one operation each.
+        """
         if sequence > self.reached:
             return None
-        found = [call for call in self.calls if call.sequence <= sequence]
+        if sequence < 0:
+            return next((call for call in self.calls if call.sequence == sequence), None)
+        found = [call for call in self.calls if 0 < call.sequence <= sequence]
         return found[-1] if found else None
 
     @property
