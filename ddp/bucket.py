@@ -8,12 +8,12 @@ the same memory differently, so gradients of a step that is under way can be car
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allgrad import Tensor
+from allgrad.backend.arrays import address_of
 from allgrad.ddp.communicators.base import Array
 from allgrad.ddp.plan import BucketPlan
 
@@ -76,14 +76,7 @@ class Bucket:
 
 def elements_between(first: Array, second: Array) -> int:
     """How many elements behind the start of `first` one that shares its memory starts."""
-    return (address(second) - address(first)) // int(first.itemsize)
-
-
-def address(array: Any) -> int:
-    """Where the first element lies, in main memory or on a GPU."""
-    if type(array) is np.ndarray:
-        return int(array.__array_interface__["data"][0])
-    return int(array.data.ptr)
+    return (address_of(second) - address_of(first)) // int(first.itemsize)
 
 
 def attach(buckets: Sequence[Bucket], as_view: bool) -> None:

@@ -3,10 +3,12 @@
 Stage of the flow: between user code and a group's communicator. May import: `payload`,
 `process_group`, `communicators`, `work`, `allgrad`.
 
-Every function takes Tensors or numpy arrays of any memory layout, and every rank of the group must
-call it; on a rank that is no member it does nothing. With ``async_op=True`` it returns at once with
-a `Work`; then the tensors must be left alone until ``work.wait()``. Ranks in `src` and `dst` are
-numbers in the default group, in `group_src` and `group_dst` numbers in the group.
+Every function takes Tensors of the CPU or of a GPU, or numpy arrays, of any memory layout, and
+every rank of the group must call it; on a rank that is no member it does nothing. With
+``async_op=True`` it returns at once with a `Work`; then the tensors must be left alone until
+``work.wait()``. For tensors of GPUs ``wait`` makes the current stream wait, not the host. Ranks in
+`src` and `dst` are numbers in the default group, in `group_src` and `group_dst` numbers in the
+group.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def all_reduce(
     if group is None:
         return None
     array, finish = writable(tensor)
-    work = group.communicator.all_reduce(array, op, async_op)
+    work = group.communicator.of(array).all_reduce(array, op, async_op)
     return ended(work, [tensor], finish, async_op, f"{group.where} all_reduce")
 
 
@@ -74,7 +76,7 @@ def all_reduce_coalesced(
     if group is None:
         return None
     pairs = [writable(tensor) for tensor in tensors]
-    works = [group.communicator.all_reduce(array, op, async_op=True) for array, _ in pairs]
+    works = [group.communicator.of(a).all_reduce(a, op, async_op=True) for a, _ in pairs]
     finish = _all_of([back for _, back in pairs if back is not None])
     return ended(_Several(works), list(tensors), finish, async_op, f"{group.where} all_reduce")
 
@@ -93,7 +95,7 @@ def reduce(
         return None
     root = number_in(group, dst, group_dst, "reduce")
     array, finish = writable(tensor)
-    work = group.communicator.reduce(array, root, op, async_op)
+    work = group.communicator.of(array).reduce(array, root, op, async_op)
     return ended(work, [tensor], finish, async_op, f"{group.where} reduce")
 
 
@@ -110,7 +112,7 @@ def broadcast(
         return None
     root = number_in(group, src, group_src, "broadcast")
     array, finish = writable(tensor)
-    work = group.communicator.broadcast(array, root, async_op)
+    work = group.communicator.of(array).broadcast(array, root, async_op)
     return ended(work, [tensor], finish, async_op, f"{group.where} broadcast")
 
 
@@ -130,10 +132,10 @@ def all_gather_into_tensor(
         return None
     array = readable(input_tensor)
     what = f"{group.where} all_gather_into_tensor"
-    gathered = np.empty((group.size, *array.shape), array.dtype)
+    gathered = np.empty_like(array, shape=(group.size, *array.shape), order="C")
     if array_of(output_tensor).size != gathered.size:
         store(output_tensor, gathered, what)  # raises
-    work = group.communicator.all_gather_into(gathered, array, async_op)
+    work = group.communicator.of(array).all_gather_into(gathered, array, async_op)
     finish = lambda: store(output_tensor, gathered, what)  # noqa: E731
     return ended(work, [output_tensor], finish, async_op, what)
 
@@ -155,8 +157,8 @@ def all_gather(
     what = f"{group.where} all_gather"
     _check_list(group, "all_gather", tensor_list)
     array = readable(tensor)
-    rows = np.empty((group.size, *array.shape), array.dtype)
-    work = group.communicator.all_gather_into(rows, array, async_op)
+    rows = np.empty_like(array, shape=(group.size, *array.shape), order="C")
+    work = group.communicator.of(array).all_gather_into(rows, array, async_op)
     return ended(work, list(tensor_list), _spread(tensor_list, rows, what), async_op, what)
 
 
@@ -180,12 +182,12 @@ def gather(
     root = number_in(group, dst, group_dst, "gather")
     array = readable(tensor)
     if group.rank != root:
-        work = group.communicator.gather(array, None, root, async_op)
+        work = group.communicator.of(array).gather(array, None, root, async_op)
         return ended(work, [], None, async_op, what)
     targets = gather_list or []
     _check_list(group, "gather", targets)
-    rows = np.empty((group.size, *array.shape), array.dtype)
-    work = group.communicator.gather(array, rows, root, async_op)
+    rows = np.empty_like(array, shape=(group.size, *array.shape), order="C")
+    work = group.communicator.of(array).gather(array, rows, root, async_op)
     return ended(work, list(targets), _spread(targets, rows, what), async_op, what)
 
 
@@ -211,7 +213,7 @@ def scatter(
     if group.rank == root:
         _check_list(group, "scatter", scatter_list or [])
         rows = _stacked(scatter_list or [], f"{group.where} scatter")
-    work = group.communicator.scatter(array, rows, root, async_op)
+    work = group.communicator.of(array).scatter(array, rows, root, async_op)
     return ended(work, [tensor], finish, async_op, f"{group.where} scatter")
 
 
@@ -238,7 +240,7 @@ def reduce_scatter_tensor(
             f"{group.size} times the elements of the output of shape {target.shape}"
         )
     rows = source.reshape(group.size, *target.shape)
-    work = group.communicator.reduce_scatter_into(target, rows, op, async_op)
+    work = group.communicator.of(target).reduce_scatter_into(target, rows, op, async_op)
     return ended(work, [output], finish, async_op, f"{group.where} reduce_scatter_tensor")
 
 
@@ -260,7 +262,7 @@ def reduce_scatter(
     _check_list(group, "reduce_scatter", input_list)
     target, finish = writable(output)
     rows = _stacked(input_list, f"{group.where} reduce_scatter")
-    work = group.communicator.reduce_scatter_into(target, rows, op, async_op)
+    work = group.communicator.of(target).reduce_scatter_into(target, rows, op, async_op)
     return ended(work, [output], finish, async_op, f"{group.where} reduce_scatter")
 
 
@@ -282,7 +284,8 @@ def all_to_all(
     _check_list(group, "all_to_all", output_tensor_list)
     inputs = [readable(tensor) for tensor in input_tensor_list]
     pairs = [writable(tensor) for tensor in output_tensor_list]
-    work = group.communicator.all_to_all([array for array, _ in pairs], inputs, async_op)
+    arrays = group.communicator.of(inputs[0])
+    work = arrays.all_to_all([array for array, _ in pairs], inputs, async_op)
     finish = _all_of([back for _, back in pairs if back is not None])
     return ended(work, list(output_tensor_list), finish, async_op, f"{group.where} all_to_all")
 
@@ -313,7 +316,7 @@ def all_to_all_single(
     target, finish = writable(output)
     inputs = _cut(group, source, input_split_sizes, "input")
     outputs = _cut(group, target, output_split_sizes, "output")
-    work = group.communicator.all_to_all(outputs, inputs, async_op)
+    work = group.communicator.of(source).all_to_all(outputs, inputs, async_op)
     return ended(work, [output], finish, async_op, f"{group.where} all_to_all_single")
 
 
@@ -327,7 +330,7 @@ def barrier(
 
     Args:
         group, async_op: see `all_reduce`.
-        device_ids: accepted for PyTorch scripts, without meaning.
+        device_ids: accepted for PyTorch scripts, without meaning: the host waits, not a GPU.
         timeout: of this barrier; default: that of the group.
     """
     group = entered(group)

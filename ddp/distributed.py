@@ -12,7 +12,9 @@ from typing import Any
 
 from allgrad import Tensor
 from allgrad.autograd import is_grad_enabled
+from allgrad.backend import arrays
 from allgrad.backend.threads import pin_threads
+from allgrad.ddp import gpus
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.gate import Gate
 from allgrad.ddp.hook_marks import do_replicas_differ
@@ -66,8 +68,9 @@ class DistributedDataParallel(Module):
 
     Args:
         module: the local model; it must be the same on all ranks.
-        device_ids: None; modules live on the CPU.
-        output_device: None.
+        device_ids: None, or the one GPU that the module lies on; then the arguments of forward are
+            moved there.
+        output_device: None, or the same.
         dim: the dimension in which samples are counted, for `weighted_mean`.
         broadcast_buffers: False leaves buffers to each rank.
         init_sync: whether to take parameters and buffers of rank 0 at construction.
@@ -134,11 +137,7 @@ class DistributedDataParallel(Module):
         check_replicas_every: int = CHECK_EVERY,
     ) -> None:
         super().__init__()
-        if device_ids or output_device is not None:
-            raise OptionError(
-                f"device_ids={device_ids!r}, output_device={output_device!r}: modules live on the "
-                "CPU, leave both out"
-            )
+        self.device = gpus.device_of_wrapped(module, device_ids, output_device)
         if bucket_cap_mb is not None and not bucket_cap_mb >= 0:
             raise OptionError(f"bucket_cap_mb={bucket_cap_mb!r}: expected a number, 0 or above")
         if unused_parameters not in _UNUSED:
@@ -163,7 +162,9 @@ class DistributedDataParallel(Module):
         watch = Watch(module)
         _check_trainable(self.process_group, watch.trainable)
         total = sum(p._array.nbytes for _, p in watch.trainable)
-        cap = default_cap(total, self.process_group.communicator.has_wire)
+        has_wire = self.process_group.communicator.has_wire
+        on_gpu = any(arrays.on_device(p._array) for _, p in watch.trainable)
+        cap = default_cap(total, has_wire and not on_gpu)
         if bucket_cap_mb is not None:
             cap = int(bucket_cap_mb * (1 << 20))
         self._options = options = Options(
@@ -213,6 +214,8 @@ class DistributedDataParallel(Module):
         last step: there all ranks meet, so that the new epoch begins with the same bits.
         """
         reducer = self._reducer
+        if self.device is not None:
+            args, kwargs = gpus.moved((args, kwargs), self.device)
         if reducer is not None and is_grad_enabled():
             if self.training:
                 self._enter_step(reducer)

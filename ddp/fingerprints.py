@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from allgrad import Tensor
+from allgrad.backend import arrays
 from allgrad.ddp.process_group import ProcessGroup, default_group, is_initialized
 from allgrad.errors import DistributedError
 from allgrad.nn import Module
@@ -90,7 +91,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _digest(value: Any) -> bytes:
     if isinstance(value, Tensor):
-        value = value._canonical()
+        value = arrays.to_host(value._canonical())
     if isinstance(value, np.ndarray | np.generic):
         array = np.ascontiguousarray(value)
         head = f"{array.dtype.name} {np.shape(value)} "

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from allgrad.ddp import spellings
+from allgrad.ddp import gpus, spellings
+from allgrad.ddp.communicators import gpu
 from allgrad.ddp.process_group import GroupMember, ProcessGroup, default_group, member_of, seconds
 from allgrad.errors import DistributedError, OptionError
 
@@ -192,8 +193,10 @@ def _split(
 ) -> ProcessGroup | None:
     parent.meet()
     asked = spellings.backend_of(backend) or parent.backend
+    gpus.check_backend(asked if backend else None)
     mine = next((ranks for ranks in lists if parent.rank in ranks), None)
     communicator = parent.communicator.split(mine)
+    gpu.split(parent.communicator, communicator, mine)
     default.groups_made += 1
     if communicator is None:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from allgrad import Tensor
+from allgrad.backend.arrays import address_of
 from allgrad.ddp.bucket import Bucket
 from allgrad.ddp.communicators.base import Communicator, Work
 from allgrad.ddp.futures import Future
@@ -74,5 +75,5 @@ class _HookWork:
                 f"{self._communicator.where} the communication hook gave {array.size} elements for "
                 f"{self._bucket.note}, which has {flat.size}"
             )
-        if array.__array_interface__["data"] != flat.__array_interface__["data"]:
+        if address_of(array) != address_of(flat):
             flat[...] = array.reshape(-1)

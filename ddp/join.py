@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from allgrad import Tensor
+from allgrad.backend import arrays
 from allgrad.ddp.communicators.base import Communicator
 from allgrad.ddp.model_check import take_from
 from allgrad.errors import DistributedError
@@ -81,16 +82,17 @@ def _enter(found: dict[str, Any], key: str, thing: Any) -> str:
 
 
 class _Array:
-    """A tensor of a state, on its way."""
+    """A tensor of a state, on its way through main memory to the same kind of device."""
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
+    def __init__(self, tensor: Tensor) -> None:
+        self.array = np.array(arrays.to_host(tensor._canonical()))
+        self.kind = tensor.device.type
 
 
 def _packed(value: Any) -> Any:
     """The value with tensors as arrays, and without functions, which stay each rank's own."""
     if isinstance(value, Tensor):
-        return _Array(np.array(value._canonical()))
+        return _Array(value)
     if isinstance(value, dict):
         return {k: _packed(v) for k, v in value.items() if not callable(v)}
     if isinstance(value, list | tuple):
@@ -100,7 +102,7 @@ def _packed(value: Any) -> Any:
 
 def _unpacked(value: Any) -> Any:
     if isinstance(value, _Array):
-        return Tensor(value.array)
+        return Tensor(value.array).to(value.kind)
     if isinstance(value, dict):
         return {k: _unpacked(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -50,7 +50,8 @@ def isend(
         return None
     _check_tag(mine, tag)
     peer = number_in(mine, dst, group_dst, "send")
-    work = mine.communicator.isend(readable(tensor), peer, tag)
+    array = readable(tensor)
+    work = mine.communicator.of(array).isend(array, peer, tag)
     return Work(work, [tensor], None, f"{mine.where} send to rank {mine.ranks[peer]}")
 
 
@@ -73,7 +74,7 @@ def irecv(
     if src is not None or group_src is not None:
         peer = number_in(mine, src, group_src, "recv")
     array, finish = writable(tensor)
-    work = mine.communicator.irecv(array, peer, tag)
+    work = mine.communicator.of(array).irecv(array, peer, tag)
     changed([tensor])
     whom = "any rank" if peer is None else f"rank {mine.ranks[peer]}"
     return Work(work, [tensor], finish, f"{mine.where} recv from {whom}")

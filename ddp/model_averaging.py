@@ -45,7 +45,7 @@ def average_parameters(params: Params, process_group: ProcessGroup | None = None
     for dtype, tensors in kinds.items():
         flat = np.concatenate([t._canonical().reshape(-1) for t in tensors]).astype(dtype)
         group.communicator.note = "parameters of a ModelAverager"
-        group.communicator.all_reduce(flat, ReduceOp.AVG)
+        group.communicator.of(flat).all_reduce(flat, ReduceOp.AVG)
         group.communicator.note = ""
         start = 0
         for tensor in tensors:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from allgrad import Tensor
+from allgrad import Tensor, devices
+from allgrad.backend import arrays
 from allgrad.ddp.communicators import base
 from allgrad.ddp.communicators.base import Array
 from allgrad.ddp.process_group import GroupMember, ProcessGroup, default_group, met
 from allgrad.ddp.work import Work
-from allgrad.errors import DistributedError, ShapeError
+from allgrad.errors import DeviceError, DistributedError, ShapeError
 from allgrad.tensors import graph
 
 
@@ -30,7 +29,7 @@ def array_of(value: Tensor | Array) -> Array:
 
 def readable(value: Tensor | Array) -> Array:
     """The values as a contiguous array, a copy where they are not."""
-    return np.ascontiguousarray(array_of(value)).reshape(array_of(value).shape)
+    return arrays.contiguous(array_of(value))
 
 
 def writable(value: Tensor | Array) -> tuple[Array, Callable[[], None] | None]:
@@ -38,7 +37,7 @@ def writable(value: Tensor | Array) -> tuple[Array, Callable[[], None] | None]:
     target = array_of(value)
     if target.flags.c_contiguous:
         return target, None
-    copy = np.ascontiguousarray(target)
+    copy = arrays.contiguous(target)
 
     def bring_back() -> None:
         target[...] = copy
@@ -53,6 +52,11 @@ def store(target: Tensor | Array, value: Array, what: str) -> None:
         raise ShapeError(
             f"{what}: the result of shape {value.shape} does not fit a tensor of shape "
             f"{array.shape}"
+        )
+    if arrays.index_of(array) != arrays.index_of(value):
+        raise DeviceError(
+            f"{what}: the tensors of one collective must lie on one device, came "
+            f"{devices.of(value)} and, for the result, {devices.of(array)}"
         )
     array[...] = value.reshape(array.shape)
 

@@ -1,7 +1,7 @@
 """Which ranks there are; names as in ``torch.distributed``.
 
 Stage of the flow: `connecting` opens the communicator that fits, and everything above asks here.
-May import: `environment`, `failure`, `spellings`, `connecting`, `communicators`, `allgrad`.
+May import: `environment`, `failure`, `gpus`, `spellings`, `connecting`, `communicators`, `allgrad`.
 
 Ranks may be threads of one process (`run_ranks`); then each thread has a default group of its own.
 Otherwise there is one per process.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from allgrad.ddp import connecting, environment, failure, spellings
+from allgrad.ddp import connecting, environment, failure, gpus, spellings
 from allgrad.ddp.communicators.base import DEFAULT_TIMEOUT_S, Communicator, ReduceOp
 from allgrad.ddp.communicators.thread import ThreadWorld, current_thread_rank
 from allgrad.errors import DistributedError, OptionError
@@ -94,6 +94,8 @@ class ProcessGroup:
         if self.recorder is not None:
             self.recorder.close()
         self._open = False
+        if self.communicator.gpu_part is not None:
+            self.communicator.gpu_part.close()
         self.communicator.close()
         if self._hooks is not None:
             self._hooks.uninstall()
@@ -145,7 +147,9 @@ def init_process_group(
     Args:
         backend: None, "gloo" or "mpi" take the communicator of the CPU that fits the launcher
             ("mpi" asks MPI even where no launcher is known); "thread" and "local" are only that;
-            "cpu:gloo,cuda:nccl" is "gloo"; "nccl" needs GPUs and is refused.
+            they take tensors of GPUs through main memory. "nccl" connects the GPUs of all ranks
+            now, one for each; "cpu:gloo,cuda:nccl" when the first tensor of a GPU comes. With None
+            those travel by NCCL where there is one GPU for each rank, else through main memory.
         init_method: None, "env://", "tcp://host:port" or "file://..."; the last two need rank and
             world_size.
         timeout: a collective that takes longer raises DistributedError; seconds or a timedelta,
@@ -153,7 +157,9 @@ def init_process_group(
         world_size: if not -1, the number of ranks that there must be.
         rank: if not -1, the rank that this process must be.
         store: as init_method; not used otherwise.
-        group_name, pg_options, device_id: accepted for PyTorch scripts, without meaning.
+        group_name, pg_options: accepted for PyTorch scripts, without meaning.
+        device_id: the GPU that this rank uses; default: of those it sees, that of its number on its
+            host.
         shared_memory: whether ranks of one host reduce in a shared-memory window; default: if all
             ranks are on one host.
         hierarchical: with several hosts, whether ranks of one host reduce in shared memory before
@@ -164,7 +170,8 @@ def init_process_group(
 
     Raises:
         OptionError: unknown backend or init_method; the message lists the known ones.
-        DistributedError: already initialised; mpi4py is missing; no GPU; or what MPI sees is not
+        DistributedError: already initialised; mpi4py is missing; "nccl" without NCCL or without
+            one GPU for each rank (says how many of each there are); or what MPI sees is not
             what the launcher announced or the arguments say (several jobs of one rank instead of
             one job, the wrong mpiexec, torchrun).
     """
@@ -172,15 +179,18 @@ def init_process_group(
         raise DistributedError(
             "init_process_group was called before; call destroy_process_group first"
         )
-    asked = spellings.backend_of(backend)
+    asked, cpu_backend = spellings.backend_of(backend), spellings.cpu_backend_of(backend)
+    gpus.check_backend(asked)
     world_size, rank = spellings.expected_place(init_method, world_size, rank, store)
     communicator, place = connecting.connect(
-        asked, seconds(timeout), shared_memory, hierarchical, link
+        cpu_backend, seconds(timeout), shared_memory, hierarchical, link
     )
+    communicator.gpu_policy = spellings.gpu_policy_of(backend)
     group = ProcessGroup(communicator, place, asked)
     if world_size not in (-1, group.size) or rank not in (-1, group.rank):
         raise DistributedError(f"{group.where} {spellings.no_launcher(place, rank, world_size)}")
     _set_default(group)
+    gpus.prefer_own(local_rank_here, device_id)
     if group.size > 1 and current_thread_rank() is None:
         group.install_failure_hooks()
     if os.environ.get("ALLGRAD_TRACE") or os.environ.get("ALLGRAD_NVTX"):
@@ -190,7 +200,17 @@ def init_process_group(
     threads = current_thread_rank()
     if threads is not None:
         _belongings(threads).setdefault("leaving", []).append(group.leave)
+    if asked == "nccl":
+        gpus.connect(communicator)
     _log.debug("%s joined by communicator %s", group.where, group.communicator.name)
+
+
+def local_rank_here() -> int | None:
+    """This rank's number among those of its host; None where nobody says."""
+    threads = current_thread_rank()
+    if threads is not None:
+        return threads[1]
+    return _process_default[0].place.local_rank if _process_default else None
 
 
 def seconds(timeout: timedelta | float | None) -> float:
@@ -273,6 +293,8 @@ def destroy_process_group(group: ProcessGroup | None = None) -> None:
     mine.close()
     if mine is default:
         _set_default(None)
+        if current_thread_rank() is None:
+            gpus.prefer_own(None)
     elif mine in default.groups:
         default.groups.remove(mine)
 
@@ -339,8 +361,8 @@ def get_backend(group: ProcessGroup | None = None) -> str:
     """The backend that `init_process_group` was asked for, otherwise the communicator's name.
 
     So ``get_backend() == "gloo"`` is true in a script that asked for gloo. A script that names
-    none gets "local", "thread", "shm" (MPI on one host), "hierarchical" or "mpi". None of them is
-    "nccl": tensors stay on the CPU.
+    none gets "local", "thread", "shm" (MPI on one host), "hierarchical" or "mpi", the way of
+    tensors of the CPU; those of GPUs may travel by NCCL all the same.
     """
     mine = member_of(group)
     if mine is None:
@@ -364,14 +386,17 @@ def is_gloo_available() -> bool:
 
 
 def is_nccl_available() -> bool:
-    """Whether tensors of GPUs can be reduced: no."""
-    return False
+    """Whether CuPy finds the library NCCL, and there is a GPU."""
+    return gpus.nccl_problem() == ""
 
 
 def is_backend_available(backend: str) -> bool:
     """Whether `init_process_group` takes that backend."""
-    return backend.lower() in ("gloo", "thread", "local") or (
-        backend.lower() == "mpi" and is_mpi_available()
+    name = backend.lower()
+    return (
+        name in ("gloo", "thread", "local")
+        or (name == "mpi" and is_mpi_available())
+        or (name == "nccl" and is_nccl_available())
     )
 
 

@@ -12,6 +12,7 @@ from allgrad.ddp.environment import RankEnvironment
 from allgrad.errors import DistributedError, OptionError
 
 BACKENDS = ("gloo", "mpi", "nccl", "thread", "local")
+_POLICIES = {"nccl": "nccl", "gloo": "staged", "mpi": "staged"}
 _METHODS = ("env://", "tcp://", "file://")
 
 
@@ -38,33 +39,60 @@ class Backend(str):
 
 
 def backend_of(spelling: str | None) -> str | None:
-    """The backend for tensors of the CPU that a spelling names; None where it names none.
+    """The backend that a spelling names, of the CPU where it names one for each device.
 
     Args:
         spelling: a backend, or "cpu:gloo,cuda:nccl" with one for each device.
 
+    Returns:
+        None where none is named.
+
     Raises:
-        OptionError: unknown. DistributedError: "nccl", without a GPU.
+        OptionError: unknown.
 
     Example:
-        >>> backend_of("cpu:gloo,cuda:nccl")
-        'gloo'
+        >>> backend_of("cpu:gloo,cuda:nccl"), backend_of("NCCL")
+        ('gloo', 'nccl')
     """
+    parts = _parts(spelling)
+    return parts.get("cpu", parts.get("", parts.get("cuda")))
+
+
+def gpu_policy_of(spelling: str | None) -> str | None:
+    """How tensors of GPUs are to travel: by "nccl", "staged" through main memory, or as it fits.
+
+    Example:
+        >>> gpu_policy_of("cpu:gloo,cuda:nccl"), gpu_policy_of("mpi"), gpu_policy_of(None)
+        ('nccl', 'staged', None)
+    """
+    parts = _parts(spelling)
+    return _POLICIES.get(parts.get("cuda", parts.get("", "")))
+
+
+def cpu_backend_of(spelling: str | None) -> str | None:
+    """The backend for arrays of main memory, which every group has.
+
+    Example:
+        >>> cpu_backend_of("nccl"), cpu_backend_of("cpu:gloo,cuda:nccl")
+        (None, 'gloo')
+    """
+    name = backend_of(spelling)
+    return None if name == "nccl" else name
+
+
+def _parts(spelling: str | None) -> dict[str, str]:
+    """The backend for each device; for all of them by the key ""."""
     if spelling is None:
-        return None
+        return {}
     parts = {}
     for part in spelling.lower().split(","):
         device, _, backend = part.rpartition(":")
+        if device not in ("", "cpu", "cuda") or backend not in BACKENDS:
+            raise OptionError.unknown("backend", spelling, (*BACKENDS, "cpu:gloo,cuda:nccl"))
         parts[device] = backend
-    name = parts.get("cpu", parts.get(""))
-    if name is None or name not in BACKENDS:
-        raise OptionError.unknown("backend", spelling, (*BACKENDS, "cpu:gloo,cuda:nccl"))
-    if name == "nccl":
-        raise DistributedError(
-            "backend 'nccl' moves tensors of GPUs, and tensors of allgrad live on the CPU: use "
-            "init_process_group('gloo'), or leave backend out"
-        )
-    return str(name)
+    if parts.get("cpu") == "nccl":
+        raise OptionError(f"backend {spelling!r}: 'nccl' moves tensors of GPUs; use cpu:gloo")
+    return parts
 
 
 def expected_place(

@@ -20,6 +20,7 @@ import numpy as np
 
 from allgrad import Tensor, backend
 from allgrad.autograd.engine import backward_is_running
+from allgrad.backend import arrays
 from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp
 from allgrad.ddp.process_group import ProcessGroup, default_group, is_initialized
 from allgrad.errors import ArgumentError
@@ -157,7 +158,7 @@ class _SyncBatchNorm(Op):
         self._samples = np.empty(0)  # per rank, the size of its batch
 
     def forward(self, x: Array, weight: Array | None, bias: Array | None) -> Array:
-        self._combine(self._gather(x), x)
+        self._combine(*self._gather(x), x)
         kind = x.dtype if x.dtype == np.float64 else np.dtype(np.float32)
         mean, var = self.mean.astype(kind), self.var.astype(kind)
         kernels = backend.of(x)
@@ -166,33 +167,44 @@ class _SyncBatchNorm(Op):
             self.saved = (x, weight, mean, var)
         return y
 
-    def _gather(self, x: Array) -> Array:
-        """Per rank: elements per channel, batch size, and mean and variance of each channel."""
+    def _gather(self, x: Array) -> tuple[Array, Array]:
+        """Per rank: (elements per channel, batch size), and (mean and variance of each channel).
+
+        The first are always in main memory: on a GPU they travel by themselves, so that the host
+        knows them without waiting for the GPU.
+        """
         channels = x.shape[1]
-        mine = np.zeros(2 + 2 * channels)
+        mine: Array = np.zeros_like(x, np.float64, order="C", shape=(2 + 2 * channels,))
         if x.size:
             _, mean, var, _ = backend.of(x).batch_norm_forward(x, None, None, self.eps, None)
-            mine[0], mine[1] = x.size // channels, x.shape[0]
             mine[2 : 2 + channels], mine[2 + channels :] = mean, var
+        counts = np.array([x.size // channels, x.shape[0]] if x.size else [0, 0], np.float64)
         communicator = _ready(self._group)
         communicator.note = "statistics of SyncBatchNorm"
-        rows = communicator.all_gather(mine)
+        if arrays.on_device(x):
+            numbers = communicator.all_gather(counts)
+            rows = communicator.of(mine).all_gather(mine)
+        else:
+            mine[:2] = counts
+            rows = communicator.all_gather(mine)
+            numbers = rows[:, :2]
         communicator.note = ""
-        return rows
+        return numbers, rows[:, 2:]
 
-    def _combine(self, rows: Array, x: Array) -> None:
+    def _combine(self, numbers: Array, rows: Array, x: Array) -> None:
         """Chan et al.'s formula over the ranks in order: the same bits on all of them."""
         channels = x.shape[1]
-        self._samples = rows[:, 1]
-        mean, square, count = np.zeros(channels), np.zeros(channels), 0.0
-        for row in rows:
-            here = row[0]
+        self._samples = numbers[:, 1]
+        mean = np.zeros_like(rows, shape=(channels,))
+        square, count = mean, 0.0
+        for place, here in enumerate(numbers[:, 0].tolist()):
             if here == 0:
                 continue
-            delta = row[2 : 2 + channels] - mean
+            row = rows[place]
+            delta = row[:channels] - mean
             total = count + here
             mean = mean + delta * (here / total)
-            square = square + row[2 + channels :] * here + delta**2 * (count * here / total)
+            square = square + row[channels:] * here + delta**2 * (count * here / total)
             count = total
         if count <= 1:
             raise ArgumentError(
@@ -210,7 +222,7 @@ class _SyncBatchNorm(Op):
                 grad, x, weight, mean, var, self.eps, None, None
             )
         else:
-            grad_x, grad_weight, grad_bias = grad, np.zeros(channels), np.zeros(channels)
+            grad_x, grad_weight, grad_bias = grad, np.zeros_like(mean), np.zeros_like(mean)
         if self.needs[0]:
             sums = self._sum(np.stack([grad_bias, grad_weight]).astype(np.float64))
             if x.size:
@@ -229,13 +241,13 @@ class _SyncBatchNorm(Op):
         mine = samples[self._group.rank]
         equal = (samples == samples[0]).all()
         if not equal:
-            sums *= mine
+            sums *= float(mine)
         communicator = _ready(self._group)
         communicator.note = "gradients of SyncBatchNorm"
-        communicator.all_reduce(sums, ReduceOp.SUM)
+        communicator.of(sums).all_reduce(sums, ReduceOp.SUM)
         communicator.note = ""
         if not equal and mine:
-            sums /= mine
+            sums /= float(mine)
         return sums
 
     def _correct(self, grad_x: Array, sums: Array, mine: tuple[Array, Array], local: int) -> Array:
@@ -249,7 +261,7 @@ class _SyncBatchNorm(Op):
         scale = rstd if weight is None else rstd * weight
         bias_term, weight_term = (
             own.astype(np.float64) / local - both / self.count
-            for own, both in zip(mine, sums, strict=True)
+            for own, both in zip(mine, (sums[0], sums[1]), strict=True)
         )
         slope = scale * weight_term * rstd
         offset = scale * bias_term - slope * mean

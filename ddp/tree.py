@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from allgrad.ddp.bucket import Bucket, address
+from allgrad.backend.arrays import address_of
+from allgrad.ddp.bucket import Bucket
 from allgrad.ddp.communicators.base import Array, Communicator, Work
 from allgrad.ddp.communicators.tree import Node, TreeSum, middle, shards_of
 from allgrad.ddp.reduction import Reduction
@@ -117,7 +118,7 @@ class TreeReduction(Reduction):
         if not self._rows:
             return []
         assert self._memory is not None
-        start = address(bucket.flat) - address(self._memory)
+        start = address_of(bucket.flat) - address_of(self._memory)
         stop = start + bucket.flat.nbytes
         return [row[start:stop].view(bucket.flat.dtype) for row in self._rows]
 

@@ -204,11 +204,12 @@ class ZeroRedundancyOptimizer(Optimizer):
             for rank in range(self._group.size)
         ]
         width = max(sum(part.size for part in own) for own in parts)
-        row = np.zeros(width, np.uint8)
+        like = params[0][0]._array
+        row = np.zeros_like(like, shape=(width,), dtype=np.uint8)
         _join(parts[self._group.rank], row)
         self._communicator.note = "parameters of ZeroRedundancyOptimizer"
-        rows = np.empty((self._group.size, width), np.uint8)
-        self._communicator.all_gather_into(rows, row)
+        rows = np.empty_like(row, shape=(self._group.size, width))
+        self._communicator.of(row).all_gather_into(rows, row)
         self._communicator.note = ""
         for rank, own in enumerate(parts):
             if rank != self._group.rank:
@@ -227,16 +228,19 @@ class ZeroRedundancyOptimizer(Optimizer):
         grads = [t.grad._array for mine in self._mine for t in mine if t.grad is not None]
         norms = [np.linalg.norm(g.reshape(-1).astype(np.float64), norm_type) for g in grads]
         infinite = np.isinf(norm_type)
-        mine = np.array(max(norms, default=0.0) if infinite else sum(n**norm_type for n in norms))
-        self._communicator.all_reduce(mine, ReduceOp.MAX if infinite else ReduceOp.SUM)
-        total = float(mine) if infinite else float(mine) ** (1 / norm_type)
-        factor = min(1.0, max_norm / (total + 1e-6))
+        mine: Any = np.zeros_like(self.param_groups[0]["params"][0]._array, np.float64, shape=())
+        for norm in norms:
+            mine[...] = np.maximum(mine, norm) if infinite else mine + norm**norm_type
+        op = ReduceOp.MAX if infinite else ReduceOp.SUM
+        self._communicator.of(mine).all_reduce(mine, op).wait()
+        total = mine if infinite else mine ** (1 / norm_type)  # a GPU's is not waited for
+        factor = np.minimum(1.0, max_norm / (total + 1e-6))
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    p.grad._array *= p.grad._array.dtype.type(factor)
+                    p.grad._array *= factor.astype(p.grad._array.dtype)
                     p.grad._bump_version()
-        return Tensor(np.array(total, np.float32))
+        return Tensor(total.astype(np.float32))
 
     def agree_on_overflow(self, found: bool) -> bool:
         """Collective. Whether any rank has found an infinite gradient; asked by `GradScaler`."""

@@ -39,7 +39,7 @@ def allreduce_hook(process_group: ProcessGroup | None, bucket: GradBucket) -> Fu
     if flat.dtype == np.float16:  # whose sum may overflow where the mean does not
         flat /= communicator.size
         op = ReduceOp.SUM
-    work = communicator.all_reduce(flat, op, async_op=True)
+    work = communicator.of(flat).all_reduce(flat, op, async_op=True)
     return future_of(work, lambda: buffer)
 
 
@@ -65,7 +65,7 @@ def _compressed(
     flat = buffer._array
     with np.errstate(over="ignore"):  # inf then says so on all ranks, for GradScaler to see
         wire: Array = (flat / communicator.size).astype(dtype)
-    work = communicator.all_reduce(wire, ReduceOp.SUM, async_op=True)
+    work = communicator.of(wire).all_reduce(wire, ReduceOp.SUM, async_op=True)
 
     def decompress() -> Tensor:
         flat[...] = wire

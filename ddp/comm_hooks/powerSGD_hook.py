@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from allgrad import Tensor
+from allgrad import Tensor, devices
+from allgrad.backend import arrays
 from allgrad.ddp.comm_hooks.bucket import GradBucket, same_place
 from allgrad.ddp.comm_hooks.default_hooks import allreduce_hook, communicator_of
 from allgrad.ddp.communicators.base import Array, Communicator, ReduceOp
@@ -127,20 +128,24 @@ class PowerSGDState:
             return None
         layout, error = self.errors.get(bucket.index(), ((), None))
         if error is None or layout != bucket.layout() or error.size != flat.size:
-            error = np.zeros(flat.size, flat.dtype)
+            error = np.zeros_like(flat)
             self.errors[bucket.index()] = (bucket.layout(), error)
         flat += error
         error[...] = 0
         return error
 
     def right_matrices(
-        self, bucket: GradBucket, shapes: Sequence[tuple[int, int]], dtype: np.dtype
+        self, bucket: GradBucket, shapes: Sequence[tuple[int, int]], like: Array
     ) -> list[Array]:
-        """The matrices Q of this bucket, (columns, rank): the last step's, or random ones."""
+        """The matrices Q of this bucket, (columns, rank): the last step's, or random ones.
+
+        They lie where `like` does, in its dtype.
+        """
         layout, kept = self.right.get(bucket.index(), ((), []))
         if not self.warm_start or layout != bucket.layout() or [q.shape for q in kept] != shapes:
             # one draw per bucket and step on every rank, so that all draw the same
-            kept = [self.rng.standard_normal(shape).astype(dtype) for shape in shapes]
+            drawn = [self.rng.standard_normal(shape).astype(like.dtype) for shape in shapes]
+            kept = [devices.moved(q, devices.of(like)) for q in drawn]
             self.right[bucket.index()] = (bucket.layout(), kept)
             for q in kept:
                 orthogonalize(q, self.orthogonalization_epsilon)
@@ -179,7 +184,7 @@ def batched_powerSGD_hook(state: PowerSGDState, bucket: GradBucket) -> Future[Te
     flat = buffer._array
     communicator = communicator_of(state.process_group)
     side = math.ceil(math.sqrt(flat.size))
-    square = np.zeros((side, side), flat.dtype)
+    square = np.zeros_like(flat, shape=(side, side))
     square.reshape(-1)[: flat.size] = flat
     error = state.error_of(bucket, square.reshape(-1))
     losses = None if error is None else [error.reshape(square.shape)]
@@ -212,7 +217,7 @@ class _LowRank:
         self._flat = bucket.buffer()._array
         rank = state.matrix_approximation_rank
         shapes = [(m.shape[1], min(rank, *m.shape)) for m in matrices]
-        self._right = state.right_matrices(bucket, shapes, self._flat.dtype)
+        self._right = state.right_matrices(bucket, shapes, self._flat)
         self._count(matrices, vectors, shapes)
 
     def _count(
@@ -228,9 +233,10 @@ class _LowRank:
         """Send the vectors with the left matrices; the rest follows in the chain."""
         left = self._products(self._matrices, self._right)
         self._left_wire, self._left = _pack(
-            [np.ascontiguousarray(v).reshape(-1) for v in self._vectors] + left, self._flat.dtype
+            [arrays.contiguous(v).reshape(-1) for v in self._vectors] + left, self._flat
         )
-        work = self._communicator.all_reduce(self._left_wire, ReduceOp.AVG, async_op=True)
+        wire = self._left_wire
+        work = self._communicator.of(wire).all_reduce(wire, ReduceOp.AVG, async_op=True)
         first: Future[Tensor] = future_of(work, lambda: buffer)
         return first.then(self._second).then(self._third)
 
@@ -246,9 +252,9 @@ class _LowRank:
             self._losses or (), self._matrices, left, right, strict=False
         ):
             np.subtract(matrix, p @ q.T, out=loss)
-        wire, views = _pack(right, self._flat.dtype)
+        wire, views = _pack(right, self._flat)
         if wire.size:
-            self._communicator.all_reduce(wire, ReduceOp.AVG)
+            self._communicator.of(wire).all_reduce(wire, ReduceOp.AVG)
         for q, mean in zip(self._right, views, strict=True):
             q[...] = mean
         return done.value()
@@ -290,11 +296,11 @@ def _divide(state: PowerSGDState, bucket: GradBucket) -> tuple[list[Array], list
     return matrices, vectors
 
 
-def _pack(arrays: list[Array], dtype: np.dtype) -> tuple[Array, list[Array]]:
-    """One flat array with the values of all, and views of their shapes in it."""
-    wire = np.empty(sum(a.size for a in arrays), dtype)
+def _pack(parts: list[Array], like: Array) -> tuple[Array, list[Array]]:
+    """One flat array with the values of all, beside `like`, and views of their shapes in it."""
+    wire = np.empty_like(like, shape=(sum(part.size for part in parts),))
     views, start = [], 0
-    for array in arrays:
+    for array in parts:
         view = wire[start : start + array.size].reshape(array.shape)
         view[...] = array
         views.append(view)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from allgrad.backend.arrays import is_writable
 from allgrad.ddp.communicators.parts import Unpacking, pack
 from allgrad.ddp.diagnosis.flight import FlightRecorder
 from allgrad.dtypes import DIFFERENTIABLE
@@ -227,11 +228,11 @@ class Communicator(ABC):
         return
 
     def alarm(self, finding: Finding) -> DistributedError | None:
-        """Hear all ranks about what a watch thread has found; the error to raise, if they can be."""
+        """Hear all ranks about what a watch thread has found; the error, if they can be heard."""
         return None
 
     def fail(self, error: DistributedError) -> None:
-        """End all ranks with the error of a watch thread: the hooks of `failure` see to the rest."""
+        """End all ranks with the error of a watch thread; the hooks of `failure` do the rest."""
         raise error
 
     @abstractmethod
@@ -364,7 +365,7 @@ def check_array(
             f"{communicator.where} {what} cannot send dtype {array.dtype}; "
             "use all_gather_object or broadcast_object for Python objects"
         )
-    if in_place and not getattr(array.flags, "writeable", True):  # a GPU's always is
+    if in_place and not is_writable(array):
         raise ShapeError(
             f"{communicator.where} {what} writes its result into the array, but the array of "
             f"shape {array.shape} is read-only; pass a copy"

@@ -1,14 +1,14 @@
 """How arrays of GPUs travel: by NCCL, or through main memory; and which GPU a rank takes.
 
-Stage of the flow: asked by `Communicator.of` when the first array of a GPU comes. May import: `base`,
-`local`, `allgrad.backend.arrays`; what needs CuPy only when it is opened.
+Stage of the flow: asked by `Communicator.of` when the first array of a GPU comes. May import:
+`base`, `local`, `allgrad.backend.arrays`; what needs CuPy only when it is opened.
 
 Note [Two communicators]
-    Every group has one communicator for arrays of main memory: step headers, tails, metrics, objects,
-    and everything on the CPU. For arrays of GPUs it has a part, its `gpu_part`: NCCL's communicator,
-    found with the help of the first one, or one that takes arrays through pinned main memory and the
-    first one. ``communicator.of(array)`` is the one that serves an array. Purposes (`note`) and steps
-    are told to the first one; the part asks it.
+    Every group has one communicator for arrays of main memory: step headers, tails, metrics,
+    objects, and everything on the CPU. For arrays of GPUs it has a part, its `gpu_part`: NCCL's
+    communicator, found with the help of the first one, or one that takes arrays through pinned main
+    memory and the first one. ``communicator.of(array)`` is the one that serves an array. Purposes
+    (`note`) and steps are told to the first one; the part asks it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _log = logging.getLogger("allgrad.ddp")
 NCCL, STAGED = "nccl", "staged"
 POLICIES = (NCCL, STAGED)
 FIRST_WITH_SHARING = 23000  # NCCL 2.30
-_OTHER_WAY = "leave backend out, or use init_process_group('mpi'): arrays then take the way through main memory"
+_OTHER_WAY = (
+    "leave backend out, or use init_process_group('mpi'): arrays then travel through main memory"
+)
 
 
 class GpuFacts(NamedTuple):
@@ -89,6 +91,21 @@ def open_part(control: Communicator) -> Communicator:
     return NcclCommunicator.open(control)
 
 
+def split(parent: Communicator, part: Communicator | None, members: Sequence[int] | None) -> None:
+    """Collective over `parent`, of which `part` was split off: the same with what GPUs have.
+
+    Args:
+        parent: the communicator of all.
+        part: what `Communicator.split` returned.
+        members: what it was given.
+    """
+    if part is not None:
+        part.gpu_policy = parent.gpu_policy
+    own = parent.gpu_part
+    if own is not None and own.name == NCCL:
+        own.split_into(part, members)  # type: ignore[attr-defined] - of a file that needs CuPy
+
+
 def obstacle(facts: Sequence[GpuFacts]) -> str:
     """Why these ranks cannot use NCCL, and what to do; "" if they can.
 
@@ -128,9 +145,9 @@ def _too_few(facts: Sequence[GpuFacts], host: str, ranks: list[int]) -> str:
             f"or {_OTHER_WAY}"
         )
     return (
-        f"host {host} has {gpus}, but {_ranks(ranks)} use one and the same; NCCL wants one for each. "
-        "Call cuda.set_device(ddp.get_local_rank()) before the first tensor, or leave the choice to "
-        f"init_process_group; or {_OTHER_WAY}"
+        f"host {host} has {gpus}, but {_ranks(ranks)} use one and the same; NCCL wants one for "
+        "each. Call cuda.set_device(ddp.get_local_rank()) before the first tensor, or leave the "
+        f"choice to init_process_group; or {_OTHER_WAY}"
     )
 
 
@@ -150,8 +167,8 @@ def _ranks(ranks: Sequence[int]) -> str:
 def index_of(local_rank: int | None, visible: int) -> int:
     """Which of the GPUs that a rank sees it takes: that of its number on its host.
 
-    A rank that sees one GPU takes it: Slurm's ``--gpus-per-task=1`` and CUDA_VISIBLE_DEVICES per rank
-    give each rank its own. Where there are more ranks than GPUs, they take turns.
+    A rank that sees one GPU takes it: Slurm's ``--gpus-per-task=1``, or CUDA_VISIBLE_DEVICES for
+    each rank, gives it its own. Where there are more ranks than GPUs, they take turns.
 
     Example:
         >>> [index_of(rank, 4) for rank in range(4)], index_of(3, 1), index_of(5, 4)

@@ -1,15 +1,16 @@
-"""What communicators for arrays of a GPU have in common: a stream of their own, and the host's help.
+"""What communicators for arrays of a GPU have in common: a stream, and the host's ranks.
 
 Stage of the flow: below `nccl` and `staged`. Imports CuPy. May import: `base`, `gpu`, `local`,
 `allgrad.backend`.
 
 Note [Streams of communication]
-    A collective waits for what its caller's stream has done so far (an event, recorded there), runs on
-    the communicator's own stream of high priority, and records an event at its end. ``Work.wait()``
-    makes the stream of whoever calls it wait for that event; the host goes on. Memory belongs to the
-    stream that it was allocated under, and is used again as soon as nobody holds it, whatever another
-    stream still does with it. So nothing is allocated under the communicator's stream, and a Work
-    holds its arrays until ``wait()`` was called, or the device is known to be done.
+    A collective waits for what its caller's stream has done so far (an event, recorded there), runs
+    on the communicator's own stream of high priority, and records an event at its end.
+    ``Work.wait()`` makes the stream of whoever calls it wait for that event; the host goes on.
+    Memory belongs to the stream that it was allocated under, and is used again as soon as nobody
+    holds it, whatever another stream still does with it. So nothing is allocated under the
+    communicator's stream, and a Work holds its arrays until ``wait()`` was called, or the device is
+    known to be done.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class GpuCommunicator(Communicator):
         check_array(self, what, array, in_place)
         if int(array.device.id) != self.index:
             raise DeviceError(
-                f"{self.where} {what}: the array lies on cuda:{int(array.device.id)}, but this rank "
-                f"communicates from cuda:{self.index}; call cuda.set_device before the first "
+                f"{self.where} {what}: the array lies on cuda:{int(array.device.id)}, but this "
+                f"rank communicates from cuda:{self.index}; call cuda.set_device before the first "
                 "collective, and keep to one GPU per rank"
             )
 
@@ -157,7 +158,7 @@ def nccl_version() -> tuple[int, str]:
     """(version, "") of the NCCL library, or (0, why there is none)."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CuPy warns where the library is missing; we say so, too
+            warnings.simplefilter("ignore")  # CuPy warns where the library is missing; so do we
             module = importlib.import_module("cupy.cuda.nccl")
     except ImportError as error:
         return 0, f"CuPy's module for NCCL cannot be imported ({error})"

@@ -297,7 +297,7 @@ class NcclCommunicator(GpuCommunicator):
     def exchange_lists(
         self, outputs: Sequence[Sequence[Any]], inputs: Sequence[Sequence[Any]]
     ) -> Work:
-        """Send the arrays of ``inputs[r]`` to rank r, and receive those of ``outputs[r]`` from it."""
+        """Send the arrays of ``inputs[r]`` to rank r; receive those of ``outputs[r]`` from it."""
         calls = [self._send(array, rank) for rank, row in enumerate(inputs) for array in row]
         calls += [self._receive(array, rank) for rank, row in enumerate(outputs) for array in row]
         kept = [array for row in (*inputs, *outputs) for array in row]

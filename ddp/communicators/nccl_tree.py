@@ -1,8 +1,8 @@
 """Sums in the order of a tree on GPUs: shares are exchanged, added up in order, and gathered.
 
-Stage of the flow: a part of `nccl`. May import: numpy, `tree`, `base`. Each element is added up by one
-rank, in the order of the tree, so the bits are those of every other communicator (Note [Tree] in
-`tree`); and what travels is twice an array per node, however many ranks there are.
+Stage of the flow: a part of `nccl`. May import: numpy, `tree`, `base`. Each element is added up by
+one rank, in the order of the tree, so the bits are those of every other communicator (Note [Tree]
+in `tree`); and what travels is twice an array per node, however many ranks there are.
 """
 
 from __future__ import annotations

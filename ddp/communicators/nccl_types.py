@@ -61,8 +61,9 @@ def reduction(
         return 2 * array.size, _TYPES[half], _OPS[parsed]
     if name not in _TYPES:
         raise DtypeError(
-            f"{communicator.where} {what}: NCCL cannot reduce {array.dtype} by {parsed.value!r}; it "
-            f"knows {', '.join(_TYPES)}. Cast the tensor, or reduce it in main memory (tensor.cpu())"
+            f"{communicator.where} {what}: NCCL cannot reduce {array.dtype} by {parsed.value!r}; "
+            f"it knows {', '.join(_TYPES)}. Cast the tensor, or reduce it in main memory "
+            "(tensor.cpu())"
         )
     return array.size, _TYPES[name], _OPS[parsed]
 
@@ -86,5 +87,3 @@ def words(kind: str, array: Array, op: ReduceOp | str | None = None) -> str:
 def pointer(array: Any) -> int:
     """The address of an array's first element."""
     return int(array.data.ptr)
-
-

@@ -5,11 +5,11 @@ Stage of the flow: a thread beside `nccl`. Imports CuPy. May import: `gpu_base`,
 
 Note [Stuck collectives]
     The host does not wait for the GPU, so nobody would notice a collective that never ends. This
-    thread asks NCCL for errors of its own (a connection that broke), and watches the oldest collective
-    that the GPU has not finished: if it stays the oldest for longer than the time-out, something is
-    wrong. Then all ranks are heard over the host's communicator; a rank that has not issued that
-    collective at all is the one that is late. The communicator is aborted, which ends its kernels, and
-    the error ends the job as one of the rank's own would.
+    thread asks NCCL for errors of its own (a connection that broke), and watches the oldest
+    collective that the GPU has not finished: if it stays the oldest for longer than the time-out,
+    something is wrong. Then all ranks are heard over the host's communicator; a rank that has not
+    issued that collective at all is the one that is late. The communicator is aborted, which ends
+    its kernels, and the error ends the job as one of the rank's own would.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class Watch:
         self._period_s = period_s
         self._closed = threading.Event()
         self._oldest = (0, 0.0)  # the oldest collective, since when it is that
-        self._speaker = Speaker(
-            communicator.rank, communicator.records, threading.get_ident(), 0
-        )
+        self._speaker = Speaker(communicator.rank, communicator.records, threading.get_ident(), 0)
         self._thread = threading.Thread(target=self._run, name="allgrad GPU watch", daemon=True)
         self._thread.start()
 
@@ -93,7 +91,7 @@ class Watch:
         return None
 
     def _oldest_under_way(self, communicator: NcclCommunicator) -> int:
-        """Sequence of the oldest collective that the device has not finished; 0 if there is none."""
+        """Sequence of the oldest collective that the device has not finished; 0: none."""
         for work in list(communicator.under_way):
             if not work.done.done:
                 return work.sequence

@@ -1,14 +1,14 @@
 """Arrays of GPUs through main memory: for GPUs without NCCL, and for several ranks on one GPU.
 
-Stage of the flow: bottom of ddp, above any communicator for arrays of main memory. Imports CuPy. May
-import: `gpu_base`, `base`, `tree`, `allgrad.backend.cuda`.
+Stage of the flow: bottom of ddp, above any communicator for arrays of main memory. Imports CuPy.
+May import: `gpu_base`, `base`, `tree`, `allgrad.backend.cuda`.
 
 Note [Staging]
-    An array is copied to pinned main memory, goes through the host's communicator, and is copied back.
-    Large ones go in pieces: while one is reduced, the next comes down and the one before goes up. The
-    host waits for the copy down before it issues the collective, because ranks must issue collectives
-    in one order, whatever their GPUs have got done; the rest goes on as any other collective does, when
-    somebody calls `test` or `wait`.
+    An array is copied to pinned main memory, goes through the host's communicator, and is copied
+    back. Large ones go in pieces: while one is reduced, the next comes down and the one before goes
+    up. The host waits for the copy down before it issues the collective, because ranks must issue
+    collectives in one order, whatever their GPUs have got done; the rest goes on as any other
+    collective does, when somebody calls `test` or `wait`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class StagedCommunicator(GpuCommunicator):
         """Before the copies of a collective: they come after what the caller's stream has done."""
         if device.capturing():
             raise DistributedError(
-                f"{self.where} {what}: arrays that travel through main memory cannot be a part of a "
-                "CUDA graph; cuda.capture needs NCCL, with one GPU for each rank"
+                f"{self.where} {what}: arrays that travel through main memory cannot be a part of "
+                "a CUDA graph; cuda.capture needs NCCL, with one GPU for each rank"
             )
         self._ready.record(cupy.cuda.get_current_stream())
         self.stream.wait_event(self._ready)
@@ -188,7 +188,10 @@ class StagedCommunicator(GpuCommunicator):
     ) -> Work:
         self.check("reduce_parts", array, in_place=True)
         return self._in_place(
-            "reduce_parts", array, lambda host: self.control.reduce_parts(host, parts, op, True), async_op
+            "reduce_parts",
+            array,
+            lambda host: self.control.reduce_parts(host, parts, op, True),
+            async_op,
         )
 
     def _in_place(

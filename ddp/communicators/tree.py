@@ -145,7 +145,7 @@ class TreeSum:
     def by_gathering(
         self, communicator: Communicator, array: Array, others: Sequence[Array], mean: bool
     ) -> None:
-        """`Communicator.reduce_tree` where there is no better way: all get everything, in pieces."""
+        """`Communicator.reduce_tree` where there is no better way: all get all, in pieces."""
         nodes = [*others[: self.counts[communicator.rank] - 1], array]
         if communicator.size == 1:
             array[...] = self.add_up(nodes, mean)

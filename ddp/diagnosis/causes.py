@@ -435,14 +435,14 @@ def _stuck(evidence: Evidence) -> Cause | None:
     if evidence.finding.detail:
         return Cause(
             "a GPU, the link between GPUs, or the process of another rank has failed",
-            "look at the first rank that failed; NCCL_DEBUG=WARN lets NCCL say more, `nvidia-smi` and "
-            "the kernel's log (Xid) tell of a broken GPU or link",
+            "look at the first rank that failed; NCCL_DEBUG=WARN lets NCCL say more, `nvidia-smi` "
+            "and the kernel's log (Xid) tell of a broken GPU or link",
         )
     return Cause(
         "a GPU is still busy with what it was given before, or the link between GPUs stands still",
-        "raise the time-out of init_process_group if a step may take that long; else NCCL_DEBUG=WARN "
-        "lets NCCL say more, NCCL_SOCKET_IFNAME names the network to use, and NCCL_P2P_DISABLE=1 "
-        "shows whether the direct link between GPUs is to blame",
+        "raise the time-out of init_process_group if a step may take that long; else "
+        "NCCL_DEBUG=WARN lets NCCL say more, NCCL_SOCKET_IFNAME names the network to use, and "
+        "NCCL_P2P_DISABLE=1 shows whether the direct link between GPUs is to blame",
     )
 
 

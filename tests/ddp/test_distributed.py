@@ -363,7 +363,7 @@ def test_bad_arguments() -> None:
         DistributedDataParallel(mlp())
 
     def body() -> None:
-        with pytest.raises(OptionError, match=r"device_ids=\[0\].*on the CPU"):
+        with pytest.raises(OptionError, match=r"device_ids=\[0\].*it lies on cpu"):
             DistributedDataParallel(mlp(), device_ids=[0])
         with pytest.raises(OptionError, match="bucket_cap_mb=-1: expected a number, 0 or above"):
             DistributedDataParallel(mlp(), bucket_cap_mb=-1)

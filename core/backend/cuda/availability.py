@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 INSTALL = "pip install 'allgrad[gpu]' (CUDA 13) or 'allgrad[gpu12]' (CUDA 12)"
@@ -77,6 +78,22 @@ def _hidden() -> str:
     if visible is not None:
         return f"no GPU is visible: CUDA_VISIBLE_DEVICES={visible!r}"
     return "the NVIDIA driver sees no GPU"
+
+
+def first() -> int:
+    """The GPU that a thread takes that has named none."""
+    return _choice[0](count()) if _choice else 0
+
+
+def prefer(choose: Callable[[int], int] | None) -> None:
+    """Let `choose(count)` say which of the visible GPUs that is: ranks take one each.
+
+    None: the first one again.
+    """
+    _choice[:] = [] if choose is None else [choose]
+
+
+_choice: list[Callable[[int], int]] = []
 
 
 def used() -> None:

@@ -55,7 +55,7 @@ def count() -> int:
 def current() -> int:
     """The number of the device that this thread works on."""
     if _thread.index < 0:
-        use(0)
+        use(availability.first())
     return _thread.index
 
 
