@@ -101,9 +101,9 @@ def split(parent: Communicator, part: Communicator | None, members: Sequence[int
     """
     if part is not None:
         part.gpu_policy = parent.gpu_policy
-    own = parent.gpu_part
+    own: Any = parent.gpu_part
     if own is not None and own.name == NCCL:
-        own.split_into(part, members)  # type: ignore[attr-defined] - of a file that needs CuPy
+        own.split_into(part, members)
 
 
 def obstacle(facts: Sequence[GpuFacts]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -57,6 +58,7 @@ def _made(name: str) -> Any:
     return call
 
 
+@functools.cache  # modules of ours keep the one that they have imported
 def cupy_module() -> ModuleType:
     """The stand-in, with the functions of the real CuPy that `cupy_api.json` lists."""
     cupy: Any = ModuleType("cupy")
