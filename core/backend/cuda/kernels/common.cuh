@@ -8,7 +8,8 @@
 // * Sizes and offsets are int64 (tensors may have more than 2^31 elements).
 // * Sums are taken in an order that depends on shapes alone: the same bits in every run. No kernel
 //   adds floats by atomics.
-// * KERNEL(threads) begins a kernel; `threads` is its largest block, and bounds its registers.
+// * KERNEL(threads) or KERNEL(threads, blocks) begins a kernel: its largest block, and how many of
+//   them must find room on a multiprocessor, which bounds the registers.
 
 typedef long long int64;
 typedef unsigned int uint32;
@@ -20,10 +21,30 @@ struct bfloat16 { unsigned short bits; };
 
 #define INLINE __device__ __forceinline__
 #define DEVICE static INLINE
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 
-// M(type, suffix) for every floating type that kernels serve; the suffix is the NumPy name's.
-#define FOR_EACH_FLOAT(M) M(float, f4) M(float16, f2) M(bfloat16, b2)
+// M(type, suffix) for every floating type that kernels serve; the suffix is the NumPy name's. TYPES
+// says which types are wanted (1 float, 2 float16, 4 bfloat16): a program mostly uses one or two.
+#ifndef TYPES
+#define TYPES 7
+#endif
+#if TYPES & 1
+#define IF_FLOAT(code) code
+#else
+#define IF_FLOAT(code)
+#endif
+#if TYPES & 2
+#define IF_FLOAT16(code) code
+#else
+#define IF_FLOAT16(code)
+#endif
+#if TYPES & 4
+#define IF_BFLOAT16(code) code
+#else
+#define IF_BFLOAT16(code)
+#endif
+#define FOR_EACH_FLOAT(M) \
+  IF_FLOAT(M(float, f4)) IF_FLOAT16(M(float16, f2)) IF_BFLOAT16(M(bfloat16, b2))
 
 // -- bits -----------------------------------------------------------------------------------------
 #ifdef __CUDACC__
@@ -241,3 +262,16 @@ DEVICE float block_sum(float v) {
   __syncthreads();
   return warp_sum(lane < (int)blockDim.x / WARP ? parts[lane] : 0.0f);
 }
+
+// A row of an array is the work of a team of `threads` = 32 (a warp) or 256 (a block) threads; blocks
+// have 256. `for (int64 r = team.first(); r < rows; r += team.step())` is the same for all threads of
+// a team, so that they may exchange values inside of it.
+const int TEAM_BLOCK = 256;
+
+struct Team {
+  int threads;
+  INLINE int rank() const { return threadIdx.x & (threads - 1); }
+  INLINE int64 first() const { return (blockIdx.x * (int64)TEAM_BLOCK + threadIdx.x) / threads; }
+  INLINE int64 step() const { return gridDim.x * (int64)TEAM_BLOCK / threads; }
+  INLINE float sum(float v) const { return threads == WARP ? warp_sum(v) : block_sum(v); }
+};

@@ -29,3 +29,77 @@ FOR_EACH_FLOAT(RELU_BACKWARD)
     map2(a, b, y, n, AddRelu()); \
   }
 FOR_EACH_FLOAT(ADD_RELU_FORWARD)
+
+// 1 / (1 + e**-x): e**-x may overflow, to the right result.
+DEVICE float sigmoid(float x) { return quotient(1.0f, 1.0f + expf(-x)); }
+
+struct Sigmoid {
+  __device__ float operator()(float x) const { return sigmoid(x); }
+};
+struct SigmoidBackward {
+  __device__ float operator()(float grad_y, float y) const { return grad_y * (y * (1.0f - y)); }
+};
+struct Tanh {
+  __device__ float operator()(float x) const { return tanhf(x); }
+};
+struct TanhBackward {
+  __device__ float operator()(float grad_y, float y) const { return grad_y * (1.0f - y * y); }
+};
+struct Silu {
+  __device__ float operator()(float x) const { return x * sigmoid(x); }
+};
+struct SiluBackward {
+  __device__ float operator()(float grad_y, float x) const {
+    const float s = sigmoid(x);
+    return grad_y * (s * (1.0f + x * (1.0f - s)));
+  }
+};
+
+const float SQRT_HALF = 0.70710678118654752f;
+const float INV_SQRT_2PI = 0.39894228040143268f;
+const float SQRT_2_PI = 0.79788456080286536f;
+const float CUBE = 0.044715f;
+
+struct Gelu {
+  __device__ float operator()(float x) const { return 0.5f * x * (1.0f + erff(x * SQRT_HALF)); }
+};
+struct GeluBackward {
+  __device__ float operator()(float grad_y, float x) const {
+    const float phi = 0.5f * (1.0f + erff(x * SQRT_HALF));
+    return grad_y * (phi + x * INV_SQRT_2PI * expf(-0.5f * x * x));
+  }
+};
+// (1 + tanh(u)) / 2 is sigmoid(2u), which costs a third of tanhf.
+struct GeluTanh {
+  __device__ float operator()(float x) const {
+    return x * sigmoid(2.0f * SQRT_2_PI * (x + CUBE * x * x * x));
+  }
+};
+struct GeluTanhBackward {
+  __device__ float operator()(float grad_y, float x) const {
+    const float s = sigmoid(2.0f * SQRT_2_PI * (x + CUBE * x * x * x));
+    const float slope = SQRT_2_PI * (1.0f + 3.0f * CUBE * x * x);
+    return grad_y * (s + 2.0f * x * s * (1.0f - s) * slope);
+  }
+};
+
+// Read 1, written 1.
+#define UNARY(NAME, F, T, S) \
+  KERNEL(256) NAME##_##S(const T* x, T* y, int64 n) { map1(x, y, n, F()); }
+// Read 2, written 1. `kept` is the input or the result of the forward pass.
+#define GRADIENT(NAME, F, T, S) \
+  KERNEL(256) NAME##_##S(const T* grad_y, const T* kept, T* grad_x, int64 n) { \
+    map2(grad_y, kept, grad_x, n, F()); \
+  }
+#define ACTIVATIONS(T, S) \
+  UNARY(sigmoid_forward, Sigmoid, T, S) \
+  GRADIENT(sigmoid_backward, SigmoidBackward, T, S) \
+  UNARY(tanh_forward, Tanh, T, S) \
+  GRADIENT(tanh_backward, TanhBackward, T, S) \
+  UNARY(silu_forward, Silu, T, S) \
+  GRADIENT(silu_backward, SiluBackward, T, S) \
+  UNARY(gelu_forward, Gelu, T, S) \
+  GRADIENT(gelu_backward, GeluBackward, T, S) \
+  UNARY(gelu_tanh_forward, GeluTanh, T, S) \
+  GRADIENT(gelu_tanh_backward, GeluTanhBackward, T, S)
+FOR_EACH_FLOAT(ACTIVATIONS)

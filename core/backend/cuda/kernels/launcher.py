@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from ....errors import DeviceError
-from .registry import KERNELS, source, suffix
+from .registry import KERNELS, options, source, suffix
 
-# CuPy adds --std=c++17 and -ftz=true: subnormal floats are zeros, subnormal halves are not.
-_OPTIONS: tuple[str, ...] = ()
 _MOST_BLOCKS = 1 << 16  # beyond, the grid-stride loops take several rounds
 
 _lock = threading.Lock()
-_modules: dict[str, Any] = {}
+_modules: dict[tuple[str, tuple[str, ...]], Any] = {}
 _functions: dict[tuple[str, Any], Any] = {}
 
 
@@ -66,12 +64,13 @@ def _function(name: str, dtype: np.dtype[Any] | None) -> Any:
         )
     import cupy
 
+    chosen = options(dtype)
     with _lock:
-        module = _modules.get(kernel.file)
+        module = _modules.get((kernel.file, chosen))
         if module is None:
             # One object for all devices: CuPy compiles and loads it on each that it is used on.
-            module = _modules[kernel.file] = cupy.RawModule(
-                code=source(kernel.file), options=_OPTIONS, backend="nvrtc"
+            module = _modules[kernel.file, chosen] = cupy.RawModule(
+                code=source(kernel.file), options=chosen, backend="nvrtc"
             )
         found = _functions[name, dtype] = _compiled(module, kernel.file, symbol)
     return found

@@ -6,6 +6,7 @@ A kernel named ``relu_forward`` for float16 is the C function ``relu_forward_f2`
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,88 @@ class Kernel:
         return tuple(f"{self.name}_{t}" for t in self.types) or (self.name,)
 
 
+def _elementwise(name: str, about: str, reads: int) -> Kernel:
+    return Kernel(name, "elementwise.cu", FLOATS, 256, about, reads=reads)
+
+
+# Row by row: what it reads and writes once; a second read that the caches serve is not counted.
 _TABLE = (
-    Kernel("relu_forward", "elementwise.cu", FLOATS, 256, "y = max(x, 0)"),
-    Kernel("relu_backward", "elementwise.cu", FLOATS, 256, "grad_y where y > 0, else 0", reads=2),
-    Kernel("add_relu_forward", "elementwise.cu", FLOATS, 256, "y = max(a + b, 0)", reads=2),
-)
+    _elementwise("relu_forward", "max(x, 0)", 1),
+    _elementwise("relu_backward", "grad_y where y > 0, else 0", 2),
+    _elementwise("add_relu_forward", "max(a + b, 0)", 2),
+    _elementwise("sigmoid_forward", "1 / (1 + e**-x)", 1),
+    _elementwise("sigmoid_backward", "grad_y * y * (1 - y)", 2),
+    _elementwise("tanh_forward", "tanh(x)", 1),
+    _elementwise("tanh_backward", "grad_y * (1 - y**2)", 2),
+    _elementwise("silu_forward", "x / (1 + e**-x)", 1),
+    _elementwise("silu_backward", "gradient of SiLU from x", 2),
+    _elementwise("gelu_forward", "x * Phi(x)", 1),
+    _elementwise("gelu_backward", "gradient of GELU from x", 2),
+    _elementwise("gelu_tanh_forward", "GELU by its tanh approximation", 1),
+    _elementwise("gelu_tanh_backward", "gradient of that from x", 2),
+    Kernel("sum_columns", "sums.cu", FLOATS, 256, "sums of columns per chunk of rows", writes=0),
+    Kernel("finish_columns", "sums.cu", FLOATS, 256, "sums of those", 0, 0, extra_bytes=4),
+    Kernel("sum_rows", "sums.cu", FLOATS, 256, "sum of each row", writes=0),
+    Kernel("softmax_forward", "softmax.cu", FLOATS, 256, "softmax or its log along one axis"),
+    Kernel("softmax_backward", "softmax.cu", FLOATS, 256, "their gradients from y", reads=2),
+    Kernel(
+        "cross_entropy_forward", "cross_entropy.cu", FLOATS, 256,
+        "losses of logits, and their sums per block", writes=0,
+    ),
+    Kernel(
+        "cross_entropy_finish", "cross_entropy.cu", FLOATS, 256, "the loss from those sums", 0, 0,
+        extra_bytes=8,
+    ),
+    Kernel("cross_entropy_backward", "cross_entropy.cu", FLOATS, 256, "gradient of the logits"),
+    Kernel(
+        "max_pool_forward", "pool.cu", FLOATS, 256, "maximum of windows, winners in a byte",
+        extra_bytes=1,
+    ),
+    Kernel(
+        "max_pool_backward", "pool.cu", FLOATS, 256, "gradient to the winners", extra_bytes=1
+    ),
+    Kernel(
+        "max_pool_large_forward", "pool.cu", FLOATS, 256, "windows of more than 256 elements",
+        extra_bytes=4,
+    ),
+    Kernel(
+        "max_pool_large_backward", "pool.cu", FLOATS, 256, "gradient to their winners",
+        extra_bytes=4,
+    ),
+    Kernel("avg_pool_forward", "pool.cu", FLOATS, 256, "mean of windows"),
+    Kernel("avg_pool_backward", "pool.cu", FLOATS, 256, "gradient spread over windows"),
+    Kernel("mean_pool_forward", "pool.cu", FLOATS, 256, "mean of whole planes", writes=0),
+    Kernel("layer_norm_forward", "layer_norm.cu", FLOATS, 256, "rows to mean 0, variance 1"),
+    Kernel("layer_norm_backward", "layer_norm.cu", FLOATS, 256, "gradient of x", reads=2),
+    Kernel(
+        "layer_norm_weights", "layer_norm.cu", FLOATS, 256,
+        "gradients of weight and bias per chunk of rows", reads=2, writes=0,
+    ),
+    Kernel("group_norm_forward", "group_norm.cu", FLOATS, 256, "groups of plain (N, C, S)"),
+    Kernel(
+        "group_norm_sums", "group_norm.cu", FLOATS, 256, "sums of the gradient per plane",
+        reads=2, writes=0,
+    ),
+    Kernel("group_norm_backward", "group_norm.cu", FLOATS, 256, "gradient of x", reads=2),
+    Kernel(
+        "group_norm_last_moments", "group_norm_last.cu", FLOATS, 256,
+        "mean and squares per channel of (N, S, C)", writes=0,
+    ),
+    Kernel(
+        "group_norm_last_statistics", "group_norm_last.cu", (), 256, "those of groups", 0, 0,
+        extra_bytes=8,
+    ),
+    Kernel("group_norm_last_forward", "group_norm_last.cu", FLOATS, 256, "normalise"),
+    Kernel(
+        "group_norm_last_sums", "group_norm_last.cu", FLOATS, 256,
+        "sums of the gradient per channel", reads=2, writes=0,
+    ),
+    Kernel(
+        "group_norm_last_means", "group_norm_last.cu", (), 256, "means of those over groups", 0, 0,
+        extra_bytes=8,
+    ),
+    Kernel("group_norm_last_backward", "group_norm_last.cu", FLOATS, 256, "gradient of x", 2),
+)  # fmt: skip
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}
 FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))
@@ -79,8 +157,33 @@ def suffix(dtype: np.dtype[Any]) -> str:
     return "b2" if dtype.kind == "V" else f"{dtype.kind}{dtype.itemsize}"
 
 
+def options(dtype: np.dtype[Any] | None) -> tuple[str, ...]:
+    """What the compiler is told beside CuPy's own --std=c++17 and -ftz=true.
+
+    Only kernels of one element type are compiled at a time, as a program mostly uses one or two;
+    ``-ftz=true`` makes zeros of subnormal floats, not of subnormal halves.
+
+    >>> options(np.dtype(np.float16))
+    ('-DTYPES=2',)
+    """
+    if dtype is None:
+        return ("-DTYPES=0",)
+    wanted = {"f4": 1, "f2": 2, "b2": 4}.get(suffix(dtype), 7)
+    return (f"-DTYPES={wanted}",)
+
+
 @functools.cache
 def source(file: str) -> str:
-    """What is compiled for `file`: the shared part and the file, each with its own line numbers."""
-    parts = ("common.cuh", file)
-    return "".join(f'#line 1 "{part}"\n{(_HOME / part).read_text()}' for part in parts)
+    """What is compiled for `file`: `common.cuh`, then the file with the parts that it includes.
+
+    Every part keeps its name and line numbers in the compiler's messages.
+    """
+    return _part("common.cuh") + _part(file)
+
+
+def _part(file: str) -> str:
+    lines = [f'#line 1 "{file}"']
+    for number, line in enumerate((_HOME / file).read_text().splitlines(), 1):
+        included = re.fullmatch(r'#include "(\w+\.cuh)"', line)
+        lines += [f'{_part(included[1])}#line {number + 1} "{file}"'] if included else [line]
+    return "\n".join(lines) + "\n"

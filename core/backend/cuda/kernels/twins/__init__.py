@@ -1,13 +1,21 @@
 """What every kernel computes, in NumPy: functions of the kernels' names and arguments.
 
-A twin gets host arrays (any shape; kernels see vectors in memory order, and so do twins) and
-NumPy scalars, and writes what the kernel writes. Arithmetic is float32's, rounded once when stored.
+A twin gets flat host arrays in place of pointers (None for a null pointer) and NumPy scalars, and
+writes what the kernel writes. Arithmetic is float32's, rounded once when stored. Where a kernel's
+blocks matter to what it writes, the chunk is an argument; but the number of blocks that
+`cross_entropy_forward` leaves sums of is not, so its twin leaves all in the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import elementwise
+from . import elementwise, norms, pools, softmaxes, sums
 
-TWINS: dict[str, Callable[..., None]] = {**elementwise.TWINS}
+TWINS: dict[str, Callable[..., None]] = {
+    **elementwise.TWINS,
+    **sums.TWINS,
+    **softmaxes.TWINS,
+    **pools.TWINS,
+    **norms.TWINS,
+}
