@@ -157,6 +157,30 @@ def test_scancel(cluster, tmp_path, scenario):
     leaves_nothing(tmp_path)
 
 
+def test_interrupted(cluster, tmp_path):
+    """Ctrl-C from afar: SIGINT to the batch shell, to the steps alone, and to both."""
+    jobs = {}
+    for whom in ("batch", "steps", "full"):
+        folder = tmp_path / whom
+        folder.mkdir()
+        (folder / "script.py").write_text(SCRIPT)
+        jobs[whom] = submit(cluster, folder, "--nodes", "2", "script.py", "wait", str(folder))
+    for whom, number in jobs.items():
+        wait_for(*(tmp_path / whom / f"place{rank}" for rank in range(2)))
+        options = () if whom == "steps" else (f"--{whom}",)
+        done = cluster.run("scancel", "--signal=INT", *options, number)
+        assert done.returncode == 0, done
+    for whom, number in jobs.items():
+        text = ends(cluster, number, "FAILED", "130:0")
+        last = text.splitlines()[-1]
+        if whom == "steps":  # where `allgrad run` itself is not told, it sees ranks fail
+            found = r"allgrad: rank \d failed( first)?: KeyboardInterrupt \(exit code 130\)"
+            assert re.fullmatch(found, last), text
+        else:
+            assert last == "allgrad: ended by SIGINT (exit code 130)", text
+        leaves_nothing(tmp_path / whom)
+
+
 RESUMING = """
 import hashlib, os, pathlib, sys, time
 import allgrad as ag

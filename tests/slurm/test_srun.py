@@ -5,7 +5,12 @@ The other launchers' rows are in tests/launch/test_six_launchers.py.
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import openmpi
@@ -78,3 +83,37 @@ def test_one_script(cluster, tmp_path, launcher, scenario):
 def test_allgrad_run_with_open_mpi(cluster, tmp_path):
     # What differs is how ranks meet; how they end is the business of the workers, as with MPICH.
     SCENARIOS["start"](allgrad_run_openmpi(cluster), tmp_path)
+
+
+STARTS = """
+import os, pathlib, sys
+from support.launch_scenarios import Launch, Running
+argv = ("srun", "--nodes=2", "--ntasks=2", "--mpi=pmi2", sys.executable)
+with Running(Launch(argv, {"MPIR_CVAR_CH4_NETMOD": "ofi"}), "wait", pathlib.Path.cwd()) as job:
+    job.wait_for_places()
+    print(job.process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_srun_ends_with_tests_that_are_killed(cluster, tmp_path):
+    tests = subprocess.Popen(
+        [sys.executable, "-c", STARTS],
+        env=cluster.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with tests:
+        assert tests.stdout is not None
+        srun = int(tests.stdout.readline())
+        assert "srun" in Path(f"/proc/{srun}/comm").read_text()
+        descriptor = os.pidfd_open(srun)
+        tests.send_signal(signal.SIGKILL)
+    with open(descriptor) as process:
+        readable, _, _ = select.select([process], [], [], 30)
+    assert readable, "srun has not ended"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.dies_with_parent import dying
 
 TIMEOUT_S = 100  # of one job; a busy machine takes its time
 PROMISED_S = 40  # from a fault to the end of the job: far below every time-out of the script
@@ -99,7 +100,7 @@ class Running:
         launchers = ("OMP_", "ALLGRAD_", *launch.drop)
         environ = {k: v for k, v in os.environ.items() if not k.startswith(launchers)}
         self.process = subprocess.Popen(
-            [*launch.argv, str(script), what, str(folder)],
+            dying([*launch.argv, str(script), what, str(folder)]),
             env=environ | {"OMP_NUM_THREADS": "1"} | dict(launch.environ),
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support import slurm_keeper
+from support.dies_with_parent import dying
 
 COMMAND_S = 150  # of one command or state; a busy machine takes its time
 _OVER = re.compile(r"COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY|DEADLINE")
@@ -46,7 +47,7 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
-            argv,
+            dying(argv),
             cwd=cwd,
             env=self.environ | dict(environ or {}),
             stdin=subprocess.DEVNULL,
