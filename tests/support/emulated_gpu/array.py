@@ -15,15 +15,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import device
+from support.emulated_gpu import device, memory
 
 API: dict[str, Any] = json.loads(Path(__file__).with_name("cupy_api.json").read_text())
 _ATTRIBUTES = frozenset(API["ndarray"])
 _NUMBERS = (int, float, complex, bool, np.generic)
 
 
+# Functions that change their first argument.
+_WRITING = frozenset(("copyto", "put", "put_along_axis", "fill_diagonal", "place", "putmask"))
+
+
 class ndarray:  # noqa: N801 - CuPy's spelling
-    """Device memory; `_host` is where it really lies."""
+    """Device memory.
+
+    Attributes:
+        _host: the same memory as NumPy sees it.
+        _memory: keeps the memory.
+        _extent: see `device.extent`.
+    """
+
+    __slots__ = ("__weakref__", "_extent", "_host", "_memory")
 
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
@@ -38,9 +50,11 @@ class ndarray:  # noqa: N801 - CuPy's spelling
     ) -> None:
         if memptr is None:
             made = device.empty(shape, np.dtype(dtype), order)
+            self._host, self._memory = made._host, made._memory
         else:
-            made = memptr.view(shape, np.dtype(dtype), strides, order)
-        self._host: np.ndarray = made
+            self._host = memptr.view(shape, np.dtype(dtype), strides, order)
+            self._memory = memptr.mem
+        self._extent: Any = None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise TypeError(
@@ -54,7 +68,9 @@ class ndarray:  # noqa: N801 - CuPy's spelling
         if method != "__call__":
             if method not in API["ufunc"]:
                 return NotImplemented
-            return device.run(getattr(ufunc, method), inputs, kwargs)
+            writes = inputs[:1] if method == "at" else ()
+            name = f"cupy.{ufunc.__name__}.{method}"
+            return device.run(getattr(ufunc, method), inputs, kwargs, name, writes)
         if not set(kwargs) <= {"out", "dtype", "casting", "where"} or "where" in kwargs:
             return NotImplemented
         return device.run(ufunc, inputs, kwargs)
@@ -68,28 +84,19 @@ class ndarray:  # noqa: N801 - CuPy's spelling
             raise TypeError(
                 f"cupy.{func.__name__}() got an unexpected keyword argument {min(unknown)!r}"
             )
-        return device.run(func, args, kwargs)
+        written = args[:1] if func.__name__ in _WRITING else ()
+        return device.run(func, args, kwargs, "", written)
 
     # -- what has rules of its own -----------------------------------------------------------
     def get(
         self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
     ) -> Any:
-        """A copy on the host."""
-        device.no_capture("ndarray.get()")
-        device.counts["synchronisations"] += 1
-        if out is not None:
-            out[...] = self._host
-            return out
-        return np.array(self._host, order=order if order in "CF" else "C")
+        """A copy on the host; with `blocking=False`, in `out` once the stream is done."""
+        return device.download(self, stream, order, out, blocking)
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
         """Fill it from the host."""
-        device.no_capture("ndarray.set()")
-        if not isinstance(arr, np.ndarray):
-            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
-        if arr.dtype != self._host.dtype or arr.shape != self._host.shape:
-            raise ValueError("Shape or dtype mismatch")
-        self._host[...] = arr
+        device.upload(self, arr, stream)
 
     def item(self) -> Any:
         """The value of its one element."""
@@ -144,12 +151,15 @@ class ndarray:  # noqa: N801 - CuPy's spelling
     @property
     def data(self) -> Any:
         """Where it lies, as CuPy's MemoryPointer."""
-        return device.pointer_of(self._host)
+        start = self._host.__array_interface__["data"][0]
+        return memory.MemoryPointer(self._memory, start - self._memory.ptr)
 
     @property
     def device(self) -> Any:
         """The device that holds it."""
-        return device.DEVICE
+        from support.emulated_gpu.cuda import Device
+
+        return Device(self._memory.chunk.device)
 
     @property
     def flags(self) -> Any:
@@ -168,13 +178,23 @@ class ndarray:  # noqa: N801 - CuPy's spelling
 
     @shape.setter
     def shape(self, shape: Any) -> None:
-        self._host.shape = shape
+        self._host = self._host.reshape(shape, copy=False)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        device.run(_assign, (self, key, value), {})
+        if not _is_basic(key):
+            device.run(_assign, (self, key, value), {}, "an assignment to a selection", (self,))
+            return
+        part = self[key]
+        if type(value) is ndarray and _same_place(part._host, value._host):
+            return  # the end of `x[key] += ...`
+        device.run(_fill, (part, value), {}, "an assignment to a part", (part,))
 
     def __getitem__(self, key: Any) -> Any:
-        return device.run(_pick, (self, key), {})
+        if _is_basic(key):  # a view, without dimensions where NumPy gives a scalar
+            key = key if isinstance(key, tuple) else (key,)
+            dots = () if any(k is Ellipsis for k in key) else (Ellipsis,)
+            return device.of(self._host[(*key, *dots)], self._memory)
+        return device.run(_pick, (self, key), {}, "a selection")
 
     def __getattr__(self, name: str) -> Any:
         if name not in _ATTRIBUTES or name == "_host":
@@ -182,7 +202,10 @@ class ndarray:  # noqa: N801 - CuPy's spelling
         value = getattr(self._host, name)
         if callable(value):
             return _Method(self, name)
-        return device.wrapped(value)
+        return device.of(value, self._memory) if isinstance(value, np.ndarray) else value
+
+
+_WRITERS = frozenset(("fill", "sort", "partition", "put", "resize"))
 
 
 class _Method:
@@ -194,11 +217,35 @@ class _Method:
         self.owner, self.name = owner, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return device.run(functools.partial(_call, self.name), (self.owner, *args), kwargs)
+        call = functools.partial(_call, self.name)
+        writes = (self.owner,) if self.name in _WRITERS else ()
+        return device.run(call, (self.owner, *args), kwargs, f"ndarray.{self.name}", writes)
 
 
 def _call(name: str, array: np.ndarray, *args: Any, **kwargs: Any) -> Any:
     return getattr(array, name)(*args, **kwargs)
+
+
+def _is_basic(key: Any) -> bool:
+    """Whether a key selects a view."""
+    if type(key) is tuple:
+        return all(_is_basic(k) for k in key)
+    if type(key) is slice:
+        return not any(type(v) is ndarray for v in (key.start, key.stop, key.step))
+    return key is None or key is Ellipsis or type(key) is int or isinstance(key, np.integer)
+
+
+def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and a.strides == b.strides
+        and a.__array_interface__["data"] == b.__array_interface__["data"]
+    )
+
+
+def _fill(part: np.ndarray, value: Any) -> None:
+    part[...] = value
 
 
 def _assign(array: np.ndarray, key: Any, value: Any) -> None:
@@ -210,7 +257,7 @@ def _pick(array: np.ndarray, key: Any) -> Any:
 
 
 def _from_host(array: np.ndarray) -> ndarray:
-    return device.wrapped(device.placed(array))
+    return device.uploaded(array)
 
 
 def _binary(name: str, reflected: bool = False, in_place: bool = False) -> Callable[..., Any]:
@@ -269,6 +316,9 @@ for _name, _ufunc in {
     "invert": "invert",
 }.items():
     setattr(ndarray, f"__{_name}__", _unary(_ufunc))
+
+
+device.ndarray = ndarray
 
 
 def api_of(function: Any) -> dict[str, Any] | None:

@@ -26,6 +26,8 @@ _CHECKS = (
     "-fsanitize=alignment,bounds,shift,integer-divide-by-zero",
     "-fsanitize-undefined-trap-on-error",
 )
+# Names of kernels are nobody else's: neither the C library's nor those of other sources.
+_OWN_NAMES = ("-fvisibility=hidden", "-fno-gnu-unique", "-Wl,-Bsymbolic")
 _WARNINGS = (
     "-Wall",
     "-Werror",
@@ -102,10 +104,10 @@ def folder() -> Path:
 
 
 def _gxx(*arguments: str, text: str) -> str:
-    command = ["g++", *arguments]
+    command, env = ["g++", *arguments], {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=300, check=False
+            command, input=text, env=env, capture_output=True, text=True, timeout=300, check=False
         )
     except FileNotFoundError:
         raise CompileException("g++, which compiles for the emulated GPU, is missing") from None
@@ -160,7 +162,7 @@ def compiled(
     own = tuple(o for o in options if o.startswith(("-D", "-I")))
     code = _EXTERN_SHARED.sub(r"\2* const \3 = (\2*)emu_now->dynamic_shared; (void)\3;", code)
     complete = functools.partial(_with_table, own=own, expressions=expressions)
-    flags = (*_FLAGS, *_CHECKS, *_WARNINGS, *own)
+    flags = (*_FLAGS, *_CHECKS, *_OWN_NAMES, *_WARNINGS, *own)
     library = ctypes.CDLL(str(_built("\n//".join((code, *expressions)), flags, complete)))
     size = ctypes.c_int.in_dll(library, "emu_kernel_count").value
     table = (_Entry * size).in_dll(library, "emu_kernels") if size else ()
@@ -174,9 +176,10 @@ struct emu_entry {
   const emu_parameter* parameters;
   int size;
 };
+#define EMU_SEEN __attribute__((visibility("default")))
 extern "C" {
-extern const emu_entry emu_kernels[];
-extern const int emu_kernel_count;
+extern EMU_SEEN const emu_entry emu_kernels[];
+extern EMU_SEEN const int emu_kernel_count;
 const emu_entry emu_kernels[] = {
 %s};
 const int emu_kernel_count = %d;

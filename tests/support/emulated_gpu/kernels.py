@@ -10,7 +10,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import compiler, device
+from support.emulated_gpu import compiler, device, memory
 from support.emulated_gpu.array import ndarray
 
 MAX_THREADS, MAX_GRID_YZ, STATIC_SHARED, MAX_SHARED = 1024, 65535, 48 << 10, 227 << 10
@@ -146,18 +146,31 @@ class RawKernel:
                 f"({', '.join(kernel.names)}), not {len(args)}"
             )
         values = [_value(kernel, i, a) for i, a in enumerate(args)]
-        reads = [a._host for a in args if isinstance(a, ndarray)]
-        writes = [
-            a._host
-            for a, p in zip(args, kernel.parameters, strict=True)
-            if isinstance(a, ndarray) and p.constant != b"\x01"
-        ]
+        reads, writes = [], []
+        for arg, parameter in zip(args, kernel.parameters, strict=True):
+            place = _place(arg, parameter)
+            if place is not None:
+                (reads if parameter.constant == b"\x01" else writes).append(place)
+        chunks = {device.place_of(p, kernel.name)[0] for p in (*reads, *writes)}
         device.launch(
             f"kernel {kernel.name}",
-            lambda: _launch(kernel, sizes, values, shared_mem),
+            lambda: _launch(kernel, sizes, values, shared_mem, chunks),
             reads,
             writes,
         )
+
+
+def _place(arg: Any, parameter: compiler.Parameter) -> Any:
+    """What device memory an argument names."""
+    if isinstance(arg, ndarray):
+        return arg if arg.size else None
+    if isinstance(arg, memory.MemoryPointer):
+        chunk = arg.mem.chunk
+        return (arg.ptr, chunk.ptr + chunk.size - arg.ptr)
+    if parameter.kind == b"p" and int(arg):
+        chunk = memory.chunk_at(int(arg), "a kernel's argument")
+        return (int(arg), chunk.ptr + chunk.size - int(arg))
+    return None
 
 
 def _sizes(kernel: compiler.Compiled, grid: Any, block: Any) -> tuple[int, ...]:
@@ -178,7 +191,11 @@ def _sizes(kernel: compiler.Compiled, grid: Any, block: Any) -> tuple[int, ...]:
 
 
 def _launch(
-    kernel: compiler.Compiled, sizes: tuple[int, ...], values: list[np.ndarray], shared: int
+    kernel: compiler.Compiled,
+    sizes: tuple[int, ...],
+    values: list[np.ndarray],
+    shared: int,
+    chunks: set[memory.Chunk],
 ) -> None:
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
     memory = np.empty(shared + 128, np.uint8)
@@ -196,6 +213,8 @@ def _launch(
         raise device.CUDADriverError(
             f"CUDA_ERROR_LAUNCH_FAILED: kernel {kernel.name}: {error.value.decode()}"
         )
+    for chunk in chunks:
+        chunk.check(f"kernel {kernel.name}")
 
 
 _NAMES = {"i": "integer", "u": "unsigned integer", "f": "floating", "b": "bool", "s": "struct"}
@@ -238,7 +257,7 @@ def _given(arg: Any) -> str:
 
 
 def _pointer(parameter: compiler.Parameter, arg: Any) -> np.ndarray | None:
-    if isinstance(arg, device.Pointer):
+    if isinstance(arg, memory.MemoryPointer):
         return np.array([arg.ptr], np.uint64)
     if isinstance(arg, np.int64 | np.uint64) or type(arg) is int:
         return np.array([int(arg)], np.uint64)

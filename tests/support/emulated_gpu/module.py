@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import cuda, device, kernels
+from support.emulated_gpu import cuda, device, kernels, memory, state
 from support.emulated_gpu.array import API, ndarray
 
-_NAMES = ("cupy", "cupy.cuda", "cupy.linalg", "cupy.fft", "cupy.cuda.nvtx")
-_replaced: dict[str, Any] = {}
+# (the stand-in, the modules it replaced, the number of devices before)
+_installed: list[tuple[ModuleType, dict[str, Any], int]] = []
 
 
 def _function(name: str, home: Any = np) -> Any:
@@ -30,13 +30,18 @@ def _function(name: str, home: Any = np) -> Any:
 
 
 def _array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", **_: Any) -> ndarray:
-    """Any data in device memory; from the host, too."""
+    """Any data in memory of the current device; from the host and from other devices, too."""
     if isinstance(obj, ndarray):
+        if obj._memory.chunk.device != state.thread.device:
+            return device.from_other(obj).astype(dtype or obj.dtype, copy=False, order=order)
         return obj.astype(dtype or obj.dtype, copy=bool(copy), order=order)
-    device.no_capture("copying from the host")
     if isinstance(obj, list | tuple) and any(isinstance(v, ndarray) for v in obj):
-        return device.run(np.array, (list(obj),), {"dtype": dtype})
-    return device.wrapped(device.placed(np.array(obj, dtype=dtype)))
+        return device.run(_stacked, (list(obj),), {"dtype": dtype}, "cupy.array")
+    return device.uploaded(np.array(obj, dtype=dtype))
+
+
+def _stacked(values: Any, dtype: Any) -> np.ndarray:
+    return np.array(values, dtype=dtype)
 
 
 def _asarray(obj: Any, dtype: Any = None, order: Any = None, **_: Any) -> ndarray:
@@ -51,9 +56,7 @@ def _made(name: str) -> Any:
     make = getattr(np, name)
 
     def call(*args: Any, **kwargs: Any) -> ndarray:
-        if args and isinstance(args[0], ndarray):
-            return device.run(make, args, kwargs)
-        return device.wrapped(device.placed(make(*args, **kwargs)))
+        return device.run(make, args, kwargs)
 
     return call
 
@@ -72,8 +75,9 @@ def cupy_module() -> ModuleType:
         setattr(cupy, name, getattr(np, name))
     for name in ("uint16", "uint32", "uint64", "bool_", "complex64", "complex128", "dtype"):
         setattr(cupy, name, getattr(np, name))
-    for name in ("empty", "zeros", "ones", "full", "arange", "linspace", "eye", "identity"):
+    for name in ("zeros", "ones", "full", "arange", "linspace", "eye", "identity"):
         setattr(cupy, name, _made(name))
+    cupy.empty = lambda shape, dtype=float, order="C": device.empty(shape, np.dtype(dtype), order)
     cupy.ndarray, cupy.generic = ndarray, np.generic
     cupy.array, cupy.asarray, cupy.asnumpy = _array, _asarray, _asnumpy
     cupy.ascontiguousarray = lambda a, dtype=None: device.run(
@@ -87,36 +91,41 @@ def cupy_module() -> ModuleType:
             setattr(getattr(cupy, home), name, _function(name, getattr(np, home)))
     cupy.cuda = cuda.cuda_module()
     cupy.RawModule, cupy.RawKernel = kernels.RawModule, kernels.RawKernel
-    cupy.get_default_memory_pool = lambda: cuda._pool
+    cupy.get_default_memory_pool = lambda: memory.default_pool
     return cupy
 
 
-def install() -> ModuleType:
-    """Put the stand-in in the place of CuPy; returns it."""
-    cupy = cupy_module()
-    modules = {"cupy": cupy, "cupy.cuda": cupy.cuda, "cupy.cuda.nvtx": cupy.cuda.nvtx}
-    modules |= {"cupy.linalg": cupy.linalg, "cupy.fft": cupy.fft}
-    for name in _NAMES:
-        _replaced.setdefault(name, sys.modules.get(name))
-        if name in modules:
-            sys.modules[name] = modules[name]
+def install(devices: int = 1) -> ModuleType:
+    """Put the stand-in, with so many devices, in the place of CuPy; returns it."""
+    cupy = _installed[-1][0] if _installed else cupy_module()
+    modules = {
+        "cupy": cupy,
+        "cupy.cuda": cupy.cuda,
+        "cupy.cuda.nvtx": cupy.cuda.nvtx,
+        "cupy.linalg": cupy.linalg,
+        "cupy.fft": cupy.fft,
+    }
+    replaced = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    _installed.append((cupy, replaced, state.settings.devices))
+    state.settings.devices = devices
     return cupy
 
 
 def uninstall() -> None:
-    """Put back what `install` replaced."""
-    for name, module in _replaced.items():
+    """Put back what the last `install` replaced."""
+    _, replaced, state.settings.devices = _installed.pop()
+    for name, module in replaced.items():
         if module is None:
             sys.modules.pop(name, None)
         else:
             sys.modules[name] = module
-    _replaced.clear()
 
 
 @contextlib.contextmanager
-def emulated_gpu() -> Iterator[ModuleType]:
-    """The stand-in inside of the ``with`` block."""
-    cupy = install()
+def emulated_gpu(devices: int = 1) -> Iterator[ModuleType]:
+    """The stand-in, with so many devices, inside of the ``with`` block; blocks may nest."""
+    cupy = install(devices)
     try:
         yield cupy
     finally:

@@ -23,9 +23,11 @@ struct emu_run {
   char* error;  // 1,024 characters
 };
 
+#pragma GCC visibility push(default)
 extern "C" {
 int emu_launch(emu_run* run);
 unsigned emu_barrier(emu_run* run, emu_vote vote, unsigned value);
 emu_u64 emu_warp(emu_run* run, emu_exchange what, unsigned mask, emu_u64 value, unsigned source);
 void emu_fail(emu_run* run, const char* why);
 }
+#pragma GCC visibility pop
