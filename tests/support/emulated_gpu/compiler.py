@@ -20,7 +20,7 @@ from pathlib import Path
 
 _HOME = Path(__file__).with_name("csrc")
 _MONTH_S = 30 * 24 * 3600
-_FLAGS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing")
+_FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing")
 # Undefined behaviour that is found where it happens: a GPU faults, too, or reads something else.
 _CHECKS = (
     "-fsanitize=alignment,bounds,shift,integer-divide-by-zero",

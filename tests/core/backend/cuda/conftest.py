@@ -32,4 +32,7 @@ def gpu(_stand_in):
         pytest.fail(f"ALLGRAD_TEST_GPU=1, but {reason}")
     import cupy
 
+    from allgrad.backend.cuda import device
+
+    device.current()  # what tests do by CuPy goes to the compute stream, too
     return cupy

@@ -18,6 +18,7 @@ from support.emulated_gpu.errors import (
     MemoryFault,
     StreamHazard,
 )
+from support.emulated_gpu.state import thread
 
 SOURCE = r"""
 extern "C" __global__ void index(int* y) {
@@ -76,10 +77,11 @@ extern "C" __global__ void add_scaled(float* y, const float* x, float by) {
 
 @pytest.fixture(scope="module")
 def cupy():
+    before = thread.device, dict(thread.streams)
     with emulated_gpu(devices=2) as module:
+        thread.device, thread.streams = 0, {}
         yield module
-        module.cuda.Device(0).use()
-        module.cuda.Stream.null.use()
+        thread.device, thread.streams = before
 
 
 @pytest.fixture(scope="module")
