@@ -50,6 +50,25 @@ def copy_channels_last(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def memory_order(shape: Ints, strides: Ints, itemsize: int) -> Ints | None:
+    """Axes from the slowest to the fastest in the memory of a dense array; those of size 1 first.
+
+    Returns:
+        None for an array with gaps, overlaps or reversed axes.
+
+    >>> memory_order((2, 3, 4), (12, 1, 3), 1)
+    (0, 2, 1)
+    """
+    ones = tuple(axis for axis, n in enumerate(shape) if n == 1)
+    rest = sorted((a for a, n in enumerate(shape) if n != 1), key=lambda a: -strides[a])
+    step = itemsize
+    for axis in reversed(rest):
+        if strides[axis] != step:
+            return None
+        step *= shape[axis]
+    return (*ones, *rest)
+
+
 def is_plain(shape: Ints, strides: Ints, itemsize: int) -> bool:
     """Whether every element has its own address at a positive multiple of `itemsize`.
 

@@ -6,9 +6,21 @@ One family of kernels per file; what they share is in `base.py`.
 from __future__ import annotations
 
 from .. import half
-from .base import CudaBase
+from .elementwise import CudaElementwise
+from .group_norm import CudaGroupNorm
+from .layer_norm import CudaLayerNorm
+from .pool import CudaPool
+from .softmax import CudaSoftmax
+from .sums import CudaSums
 
 
 @half.served
-class CudaBackend(CudaBase):
+class CudaBackend(
+    CudaElementwise,
+    CudaSums,
+    CudaPool,
+    CudaSoftmax,
+    CudaLayerNorm,
+    CudaGroupNorm,
+):
     """The backend protocol on CuPy arrays; one instance per thread and device."""

@@ -36,3 +36,15 @@ def gpu(_stand_in):
 
     device.current()  # what tests do by CuPy goes to the compute stream, too
     return cupy
+
+
+@pytest.fixture
+def cuda(gpu, monkeypatch):
+    """The CUDA backend, for which falling back is an error; the counters start at zero."""
+    from allgrad import kernel_counts
+    from allgrad.backend.cuda.backend import CudaBackend
+
+    monkeypatch.setenv("ALLGRAD_STRICT", "1")
+    kernel_counts.reset()
+    yield CudaBackend()
+    kernel_counts.reset()

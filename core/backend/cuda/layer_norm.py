@@ -1,0 +1,97 @@
+"""Layer normalisation on a GPU by our own kernels: one launch forward, one to three back."""
+
+from __future__ import annotations
+
+import math
+
+import cupy
+import numpy as np
+
+from ...errors import Unsupported
+from ..protocol import Array, Dims
+from .base import F32, CudaBase, element_type, fast, require_elements
+from .elementwise import NULL
+from .kernels import blocks, launch
+from .sums import Columns, finished, team
+
+_BLOCK = 256
+
+
+class CudaLayerNorm(CudaBase):
+    """Kernels `layer_norm_*` of the backend protocol; gradients of parameters are float32."""
+
+    @fast
+    def layer_norm_forward(
+        self, x: Array, axes_count: int, weight: Array | None, bias: Array | None, eps: float
+    ) -> tuple[Array, Array, Array]:
+        element_type(x)
+        require_elements(x)
+        x = cupy.ascontiguousarray(x)
+        rows, cols, statistics = _rows(x.shape, axes_count)
+        y, mean, rstd = cupy.empty_like(x), cupy.empty(statistics, F32), cupy.empty(statistics, F32)
+        threads = team(rows, cols)
+        args = (
+            x, parameter(weight), parameter(bias), y, mean, rstd, np.int64(rows), np.int64(cols),
+            np.float32(eps), np.int32(threads),
+        )  # fmt: skip
+        launch("layer_norm_forward", x.dtype, blocks(rows * threads, _BLOCK), (_BLOCK,), args)
+        return y, mean, rstd
+
+    @fast
+    def layer_norm_backward(
+        self,
+        grad_y: Array,
+        x: Array,
+        axes_count: int,
+        weight: Array | None,
+        mean: Array,
+        rstd: Array,
+    ) -> tuple[Array, Array | None, Array | None]:
+        element_type(grad_y, x)
+        require_elements(x)
+        if mean.dtype != F32:
+            raise Unsupported("another kernel served the forward pass")
+        grad_y, x = cupy.ascontiguousarray(grad_y), cupy.ascontiguousarray(x)
+        rows, cols, _ = _rows(x.shape, axes_count)
+        grad_x, threads = cupy.empty_like(x), team(rows, cols)
+        args = (
+            grad_y, x, parameter(weight), mean, rstd, grad_x, np.int64(rows), np.int64(cols),
+            np.int32(threads),
+        )  # fmt: skip
+        launch("layer_norm_backward", x.dtype, blocks(rows * threads, _BLOCK), (_BLOCK,), args)
+        both = _weights(grad_y, x, mean, rstd, rows, cols)
+        shape = x.shape[x.ndim - axes_count :]
+        return grad_x, both[:cols].reshape(shape), both[cols:].reshape(shape)
+
+
+def _weights(grad_y: Array, x: Array, mean: Array, rstd: Array, rows: int, cols: int) -> Array:
+    """Gradients of weight and bias behind each other, (2 * cols,)."""
+    cut = Columns(rows, cols, grad_y, x)
+    partial = cupy.empty((cut.chunks, 2 * cols), F32)
+    sizes = (np.int64(rows), np.int64(cols), np.int64(cut.chunk), np.int32(cut.vector))
+    args = (grad_y, x, mean, rstd, partial, *sizes)
+    launch("layer_norm_weights", x.dtype, (cut.tiles, cut.chunks), cut.block, args)
+    return finished(partial, 1, cut.chunks, 2 * cols, F32)
+
+
+def _rows(shape: Dims, axes_count: int) -> tuple[int, int, Dims]:
+    """(rows, elements of a row, shape of the statistics)."""
+    leading = shape[: len(shape) - axes_count]
+    return (
+        math.prod(leading),
+        math.prod(shape[len(leading) :]),
+        (*leading, *(1,) * axes_count),
+    )
+
+
+def parameter(values: Array | None) -> Array | np.uint64:
+    """A weight or bias as kernels want it: float32 in C order, or a null pointer.
+
+    Raises:
+        Unsupported: wider than float32.
+    """
+    if values is None:
+        return NULL
+    if values.itemsize > 4:
+        raise Unsupported(f"parameters of {values.dtype}")
+    return cupy.ascontiguousarray(values, F32)
