@@ -437,7 +437,7 @@ class Supervisor:
 
     def _launcher_outcome(self, status: int) -> Outcome:
         name = os.path.basename(self._argv[0])
-        if status == 0 and not self._ranks:
+        if status >= 0 and not self._ranks:
             what = "ended without starting a rank"
         elif status >= 0:
             what = "ended the job: MPI_Abort was called, or a process of it was killed from outside"

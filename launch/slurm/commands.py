@@ -9,6 +9,9 @@ import subprocess
 from allgrad.errors import LaunchError
 
 _TIMEOUT_S = 60.0  # a busy controller takes its time
+_NO_CLUSTER = re.compile(
+    "Could not establish a configuration source|Unable to contact slurm controller"
+)
 
 
 def call(
@@ -22,7 +25,7 @@ def call(
         timeout_s: seconds until it must have answered; None: it may take its time.
 
     Raises:
-        LaunchError: it is not there, or does not answer.
+        LaunchError: it is not there, or no cluster answers.
     """
     if shutil.which(argv[0]) is None:
         raise LaunchError(
@@ -30,7 +33,7 @@ def call(
             "start the ranks by `allgrad run`"
         )
     try:
-        return subprocess.run(
+        done = subprocess.run(
             argv,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -44,6 +47,12 @@ def call(
             f"`{' '.join(argv)}` failed: {error}; does `sinfo` answer? If not, Slurm's controller "
             "is down"
         ) from error
+    if done.returncode != 0 and (said := _NO_CLUSTER.search(done.stderr)):
+        raise LaunchError(
+            f"{argv[0]} is installed here, but no cluster answers ({said[0]}); call this on a "
+            "login node, or let SLURM_CONF name the cluster's slurm.conf"
+        )
+    return done
 
 
 def fields(line: str) -> dict[str, str]:

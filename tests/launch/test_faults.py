@@ -239,3 +239,19 @@ for _ in range(500):
         os.kill(process.pid, number)
         time.sleep(0.3)
     return process, scene.finish(process)
+
+
+def test_a_launcher_that_starts_nobody(scene):
+    mpiexec = scene.folder / "mpiexec"
+    mpiexec.write_text(
+        "#!/bin/sh\n"
+        "case $1 in --version) echo 'HYDRA build details:'; echo 'Version: 5.0.2'; exit;; esac\n"
+        "echo 'no network' >&2; exit 3\n"
+    )
+    mpiexec.chmod(0o755)
+    job = scene.allgrad("-n", "2", "--mpiexec", str(mpiexec), scene.script(""))
+    assert job.code == 3
+    assert job.err.splitlines() == [
+        "no network",
+        "allgrad: mpiexec failed: ended without starting a rank (exit code 3)",
+    ]

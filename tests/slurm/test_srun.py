@@ -16,6 +16,8 @@ import pytest
 from support import openmpi
 from support.launch_scenarios import SCENARIOS, Launch
 
+from allgrad.launch.leftovers import abandoned, segments
+
 PYTHON = sys.executable
 RUN = (PYTHON, "-m", "allgrad.launch.cli", "run")
 SRUN = (
@@ -100,6 +102,7 @@ with Running(Launch(argv, {"MPIR_CVAR_CH4_NETMOD": "ofi"}), "wait", pathlib.Path
 @pytest.mark.mpi
 @pytest.mark.timeout(400)
 def test_srun_ends_with_tests_that_are_killed(cluster, tmp_path):
+    before = segments()
     tests = subprocess.Popen(
         [sys.executable, "-c", STARTS],
         env=cluster.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
@@ -117,3 +120,6 @@ def test_srun_ends_with_tests_that_are_killed(cluster, tmp_path):
     with open(descriptor) as process:
         readable, _, _ = select.select([process], [], [], 30)
     assert readable, "srun has not ended"
+    cluster.cancel_all()  # ends the ranks, which leave their segments
+    for path in abandoned(segments() - before):
+        path.unlink(missing_ok=True)

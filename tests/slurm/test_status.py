@@ -103,3 +103,16 @@ def test_no_slurm_at_all(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["status", "7"]) == 2
     assert "there is no scontrol on PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["status", "7"], ["status"], ["sbatch", "x.py"]])
+def test_no_cluster_that_answers(programs, capsys, monkeypatch, tmp_path, argv):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.py").touch()
+    fatal = "fatal: Could not establish a configuration source"
+    for name in ("scontrol", "squeue", "sbatch"):
+        programs(name, f"echo '{name}: {fatal}' >&2; exit 1")
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert "is installed here, but no cluster answers (Could not establish a conf" in said
+    assert "or let SLURM_CONF name the cluster's slurm.conf" in said
