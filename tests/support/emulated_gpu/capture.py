@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from support.emulated_gpu import hazards, state
 from support.emulated_gpu.errors import CUDARuntimeError, MemoryFault
+from support.emulated_gpu.pending import Pending
 
 if TYPE_CHECKING:
     from support.emulated_gpu.memory import Chunk
@@ -21,6 +23,7 @@ class Recording:
         actions: each does one piece of work: (name, function).
         uses: (place, whether written) of all work together.
         broken: what was done that a capture does not allow.
+        waits: whether other ranks take part.
     """
 
     def __init__(self, origin: Stream) -> None:
@@ -29,6 +32,7 @@ class Recording:
         self.actions: list[tuple[str, Callable[[], None]]] = []
         self.uses: dict[tuple[Chunk, int, int, bool], None] = {}
         self.broken = ""
+        self.waits = False
         self.ended = False
         self._sizes: dict[Chunk, int] = {}
         self._logs: dict[Chunk, dict[int, hazards.Uses]] = {}
@@ -121,8 +125,28 @@ class Graph:
             for write in (False, True):
                 places = [(c, a, b) for c, a, b, w in self._recording.uses if w == write]
                 hazards.use(stream, "a graph", tick, places, write)
+        if not self._recording.waits:
+            self._run()
+            return
+        # Others may have to launch theirs before this one can end: it does not stop the host.
+        whole = Pending("a graph with collectives", lambda: "some rank has not launched its own")
+        stream.pending.append(whole)
+        threading.Thread(
+            target=self._run_for, args=(whole,), name="emulated GPU", daemon=True
+        ).start()
+
+    def _run(self) -> None:
         for _, action in self._recording.actions:
             action()
+
+    def _run_for(self, whole: Pending) -> None:
+        state.thread.device = self._device
+        error: BaseException | None = None
+        try:
+            self._run()
+        except Exception as raised:  # noqa: BLE001 - told to whoever waits
+            error = raised
+        whole.finish(error)
 
     def upload(self, stream: Stream | None = None) -> None:
         """Prepare the first launch."""

@@ -137,8 +137,8 @@ class Memory(np.ndarray):
             pool._give_back(chunk)
 
 
-def chunk_at(ptr: int, what: str) -> Chunk:
-    """The chunk that an address lies in.
+def chunk_at(ptr: int, what: str, live: bool = True) -> Chunk:
+    """The chunk that an address lies in; if `live`, one that somebody has.
 
     Raises:
         MemoryFault: nobody has memory there.
@@ -147,7 +147,7 @@ def chunk_at(ptr: int, what: str) -> Chunk:
     chunk = _chunks[at] if at >= 0 else None
     if chunk is None or ptr >= chunk.ptr + max(chunk.room, 1):
         raise MemoryFault(f"{what}: the address {ptr:#x} is not in the GPU's memory")
-    if not chunk.live:
+    if live and not chunk.live:
         raise MemoryFault(
             f"{what}: the address {ptr:#x} is in memory that was given back to the pool; keep the "
             "array as long as it is in use"

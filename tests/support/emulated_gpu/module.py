@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import cuda, device, kernels, memory, state
+from support.emulated_gpu import cuda, device, kernels, memory, nccl, state
 from support.emulated_gpu.array import API, ndarray
 
 # (the stand-in, the modules it replaced, the number of devices before)
@@ -90,6 +90,7 @@ def cupy_module() -> ModuleType:
         for name in API[home]:
             setattr(getattr(cupy, home), name, _function(name, getattr(np, home)))
     cupy.cuda = cuda.cuda_module()
+    cupy.cuda.nccl = nccl.nccl_module()
     cupy.RawModule, cupy.RawKernel = kernels.RawModule, kernels.RawKernel
     cupy.get_default_memory_pool = lambda: memory.default_pool
     return cupy
@@ -102,6 +103,7 @@ def install(devices: int = 1) -> ModuleType:
         "cupy": cupy,
         "cupy.cuda": cupy.cuda,
         "cupy.cuda.nvtx": cupy.cuda.nvtx,
+        "cupy.cuda.nccl": cupy.cuda.nccl,
         "cupy.linalg": cupy.linalg,
         "cupy.fft": cupy.fft,
     }
