@@ -122,6 +122,11 @@ class Stream:
         self.clock[self.number] = self.tick
         return self.tick
 
+    def __del__(self) -> None:
+        # The default stream waits for a blocking stream's work, too, when that is gone.
+        if self.ptr and not self.is_non_blocking and self.device_id in _null:
+            _null[self.device_id]._follow(self)
+
     def _follow(self, other: Stream) -> None:
         _merge(self.clock, other.clock)
         self.pending += [p for p in other.pending if not p.done]
