@@ -61,6 +61,8 @@ class AddActivations(Op):
 class Sigmoid(Op):
     """1 / (1 + e**-x), without overflow."""
 
+    takes_half_on_gpu = True
+
     def forward(self, x: Array) -> Array:
         y = sigmoid(x)
         if self.needs[0]:
@@ -141,6 +143,8 @@ class ELU(FromInput):
 class GELU(Op):
     """x * Phi(x), exactly by erf or by its tanh approximation (Hendrycks & Gimpel 2016)."""
 
+    takes_half_on_gpu = True
+
     def __init__(self, approximate: str) -> None:
         self.approximate = approximate
 
@@ -156,6 +160,8 @@ class GELU(Op):
 
 class SiLU(Op):
     """x * sigmoid(x)."""
+
+    takes_half_on_gpu = True
 
     def forward(self, x: Array) -> Array:
         if self.needs[0]:

@@ -58,6 +58,8 @@ class Op:
     # True when the op serves float16 and bfloat16 itself: it only moves elements, or its kernel
     # handles them. Others get float32 copies. See Note [Half precision] in `dtypes.py`.
     takes_half = False
+    # True when only a GPU's kernels serve halves: it reads and writes half as much.
+    takes_half_on_gpu = False
 
     needs: tuple[bool, ...] = _NO_NEEDS
     saved: Any = ()  # a tuple while `backward` may run; the engine checks before it does

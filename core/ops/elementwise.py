@@ -408,6 +408,8 @@ class Tan(FromOutput):
 class Tanh(Op):
     """Hyperbolic tangent."""
 
+    takes_half_on_gpu = True
+
     def forward(self, x: Array) -> Array:
         y = backend.of(x).tanh_forward(x)
         if self.needs[0]:

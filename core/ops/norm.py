@@ -102,6 +102,8 @@ class BatchNormInference(Op):
 class LayerNorm(Op):
     """Normalise over the last `axes_count` axes (x, weight, bias)."""
 
+    takes_half_on_gpu = True
+
     def __init__(self, axes_count: int, eps: float) -> None:
         self.axes_count, self.eps = axes_count, eps
 
@@ -118,6 +120,8 @@ class LayerNorm(Op):
 
 class GroupNorm(Op):
     """Normalise over groups of channels and all positions (x, weight, bias)."""
+
+    takes_half_on_gpu = True
 
     def __init__(self, num_groups: int, eps: float) -> None:
         self.num_groups, self.eps = num_groups, eps

@@ -16,6 +16,8 @@ from .elementwise import Grads
 class Softmax(Op):
     """exp(x) / sum(exp(x)) along an axis."""
 
+    takes_half_on_gpu = True
+
     def __init__(self, axis: int) -> None:
         self.axis = axis
 
@@ -32,6 +34,8 @@ class Softmax(Op):
 
 class LogSoftmax(Op):
     """x - log(sum(exp(x))) along an axis."""
+
+    takes_half_on_gpu = True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
@@ -59,6 +63,8 @@ class NLL(Op):
         smoothing: label smoothing, as defined for CrossEntropyLoss (Szegedy et al. 2016).
         logits: the input is logits; the log-softmax is done here and its gradient fused.
     """
+
+    takes_half_on_gpu = True
 
     def __init__(
         self, reduction: str, ignore_index: int, smoothing: float = 0.0, logits: bool = False

@@ -83,8 +83,9 @@ def apply(op: Op, *inputs: Any) -> Any:
     for t in inputs:
         if isinstance(t, TensorBase):
             array = t._array
-            if array.itemsize == 2 and not op.takes_half and is_half(array.dtype):
-                return in_float32(apply, op, inputs)
+            if array.itemsize == 2 and not op.takes_half and is_half(array.dtype):  # noqa: SIM102
+                if not op.takes_half_on_gpu or type(array) is np.ndarray:
+                    return in_float32(apply, op, inputs)
             arrays.append(array)
             if t._requires_grad or (t._base is not None and joined(t)):
                 record = True

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import os
 import re
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.emulated_gpu import compiler
 
 # What CuPy's RawModule adds to every source, and the assembler's report.
 OPTIONS = (
@@ -20,6 +25,7 @@ OPTIONS = (
     "--device-as-default-execution-space",
     "--ptxas-options=-v",
 )
+_HOME = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "lib")
 _PROPERTIES = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -59,11 +65,10 @@ def why_not() -> str | None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    home = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "lib")
     # NVRTC looks for its built-ins by name alone, so they are loaded first.
-    for builtins in sorted(home.glob("libnvrtc-builtins.so.*")):
+    for builtins in sorted(_HOME.glob("libnvrtc-builtins.so.*")):
         ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
-    return ctypes.CDLL(str(home / "libnvrtc.so.13"))
+    return ctypes.CDLL(str(_HOME / "libnvrtc.so.13"))
 
 
 def compiled(source: str, arch: str, options: tuple[str, ...] = OPTIONS) -> tuple[bytes, str]:
@@ -89,6 +94,22 @@ def compiled(source: str, arch: str, options: tuple[str, ...] = OPTIONS) -> tupl
         return _text(program, "CUBIN"), log
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def kept(source: str, arch: str, options: tuple[str, ...] = OPTIONS) -> str:
+    """The log of `compiled`, which is kept for sources that have not changed."""
+    version = sorted(p.name for p in _HOME.parent.parent.parent.glob("nvidia_cuda_nvrtc*"))
+    key = "\0".join((source, arch, *options, *version))
+    file = compiler.folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.log"
+    try:
+        os.utime(file)
+        return file.read_text()
+    except FileNotFoundError:
+        _, log = compiled(source, arch, options)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+            new.write(log)
+        os.replace(new.name, file)
+        return log
 
 
 def _text(program: ctypes.c_void_p, what: str) -> bytes:
@@ -123,7 +144,7 @@ def table(arch: str) -> str:
     ]
     reports: dict[str, Usage] = {}
     for file in FILES:
-        reports |= usage(compiled(source(file), arch)[1])
+        reports |= usage(kept(source(file), arch))
     for kernel in KERNELS.values():
         for symbol in kernel.symbols():
             u = reports[symbol]

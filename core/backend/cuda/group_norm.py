@@ -7,6 +7,7 @@ The result has the layout of the input. Forward: one launch (channels-last: thre
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cupy
 import numpy as np
@@ -93,7 +94,7 @@ def _sizes(x: Array, groups: int) -> tuple[np.int32, np.int32, np.int32]:
 
 
 def _forward(
-    x: Array, affine: tuple[Array, ...], y: Array, statistics: _Statistics, eps: float
+    x: Array, affine: tuple[Any, ...], y: Array, statistics: _Statistics, eps: float
 ) -> None:
     rows, groups = statistics[0].size, statistics[0].shape[1]
     threads = team(rows, x.size // rows)
@@ -129,13 +130,13 @@ def _cut(x: Array, *arrays: Array) -> tuple[Columns, tuple[int, int, int]]:
 
 
 def _forward_last(
-    x: Array, affine: tuple[Array, ...], y: Array, statistics: _Statistics, eps: float
+    x: Array, affine: tuple[Any, ...], y: Array, statistics: _Statistics, eps: float
 ) -> None:
     cut, grid = _cut(x, y)
     rows, (groups, channels, positions) = statistics[0].size, _sizes(x, statistics[0].shape[1])
     inner, chunk, vector = np.int64(positions), np.int64(cut.chunk), np.int32(cut.vector)
     partial = cupy.empty((len(x), cut.chunks, 2, x.shape[1]), F32)
-    args = (x, partial, inner, chunk, np.int32(x.shape[1]), vector)
+    args: tuple[Any, ...] = (x, partial, inner, chunk, np.int32(x.shape[1]), vector)
     launch("group_norm_last_moments", x.dtype, grid, cut.block, args)
     args = (partial, *statistics, np.int64(rows), groups, channels, inner, chunk)
     args = (*args, np.int32(cut.chunks), np.float32(eps))
@@ -152,7 +153,7 @@ def _backward_last(
     rows, (groups, channels, positions) = statistics[0].size, _sizes(x, statistics[0].shape[1])
     sizes = (np.int64(positions), np.int64(cut.chunk), groups, channels, np.int32(cut.vector))
     partial = cupy.empty((len(x), cut.chunks, 2 * x.shape[1]), F32)
-    args = (grad_y, x, *statistics, partial, *sizes)
+    args: tuple[Any, ...] = (grad_y, x, *statistics, partial, *sizes)
     launch("group_norm_last_sums", x.dtype, grid, cut.block, args)
     sums = finished(partial, len(x), cut.chunks, 2 * x.shape[1], F32)
     means = cupy.empty(2 * rows, F32)

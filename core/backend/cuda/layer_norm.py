@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cupy
 import numpy as np
@@ -84,7 +85,7 @@ def _rows(shape: Dims, axes_count: int) -> tuple[int, int, Dims]:
     )
 
 
-def parameter(values: Array | None) -> Array | np.uint64:
+def parameter(values: Array | None) -> Any:
     """A weight or bias as kernels want it: float32 in C order, or a null pointer.
 
     Raises:

@@ -11,6 +11,7 @@ import cupy
 import numpy as np
 
 from ...errors import Unsupported
+from ..arrays import address_of
 from ..protocol import Array, Dims
 from ..reference.pool import pooled_shape
 from .base import CudaBase, element_type, fast, require_elements
@@ -152,7 +153,7 @@ def _items(result: Array, *arrays: Array, one: bool = False) -> tuple[int, bool]
     """(work items, whether an item is 16 bytes of channels)."""
     width = 16 // result.itemsize
     vector = not one and result.shape[-1] % width == 0
-    vector = vector and all(a.data.ptr % 16 == 0 for a in (result, *arrays))
+    vector = vector and all(address_of(a) % 16 == 0 for a in (result, *arrays))
     items = result.size // width if vector else result.size
     if items >= 1 << 31:
         raise Unsupported(f"{items} work items; a kernel counts them with 31 bits")

@@ -94,8 +94,8 @@ class CudaSoftmax(CudaBase):
         launch("cross_entropy_forward", x.dtype, (count,), (_BLOCK,), args)
         loss = cupy.empty((), x.dtype)
         mean = np.int32(reduction == "mean")
-        args = (partial, loss, total, np.int32(count), mean)
-        launch("cross_entropy_finish", x.dtype, (1,), (_BLOCK,), args)
+        sums = (partial, loss, total, np.int32(count), mean)
+        launch("cross_entropy_finish", x.dtype, (1,), (_BLOCK,), sums)
         saved = (x, target, None if weight is None else factors, stats, total)
         return (losses.astype(x.dtype, copy=False) if each else loss), saved
 

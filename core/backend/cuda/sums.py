@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from ..arrays import address_of
 from ..layout import memory_order
 from ..protocol import Array
 from .base import F32, CudaBase, element_type, fast, require_elements
@@ -61,7 +62,7 @@ class Columns:
 
     def __init__(self, rows: int, cols: int, *arrays: Array, matrices: int = 1) -> None:
         width = 16 // arrays[0].itemsize
-        self.vector = cols % width == 0 and all(a.data.ptr % 16 == 0 for a in arrays)
+        self.vector = cols % width == 0 and all(address_of(a) % 16 == 0 for a in arrays)
         across = -(-cols // width) if self.vector else cols
         lanes = min(32, 1 << (across - 1).bit_length())
         groups = _BLOCK // lanes

@@ -95,7 +95,7 @@ def _nll(node: Node, grad: Any) -> tuple[Any, None, None]:
     plain = op.of_log_probs()
     log_p = plain.saved[0]
     shape = plain.saved[1].shape if op.reduction == "none" else ()
-    coefficients = plain.backward(np.ones(shape, log_p.dtype))[0]
+    coefficients = plain.backward(np.ones_like(log_p, shape=shape))[0]
     scale = grad.unsqueeze(1) if op.reduction == "none" else grad
     grad_log = times(scale, coefficients)
     if not op.logits:
