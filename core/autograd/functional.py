@@ -51,7 +51,10 @@ def _vectors(name: str, v: Any, like: tuple[Tensor, ...], several: bool, what: s
             raise GradientError(
                 f"{name}: the vector v can be left out only if {what} is a single element"
             )
-        return tuple(t._new(np.ones(t._array.shape, t._array.dtype)) for t in like)
+        return tuple(
+            t._new(np.ones_like(t._array, t._array.dtype, shape=t._array.shape, order="C"))
+            for t in like
+        )
     vs, _ = _tuple(v, name, "v")
     if len(vs) != len(like) or any(a.shape != b.shape for a, b in zip(vs, like, strict=True)):
         raise GradientError(
@@ -85,7 +88,9 @@ def _filled(
                 f"{name}: the derivative for input {i} is independent of the inputs; with "
                 "create_graph=True and strict=True that is an error"
             )
-        results.append(t._new(np.zeros(t._array.shape, t._array.dtype)) if g is None else g)
+        results.append(
+            t._new(np.zeros(t._array.shape, t._array.dtype, like=t._array)) if g is None else g
+        )
     return tuple(results)
 
 
@@ -156,7 +161,10 @@ def jvp(
 
 def _forward_product(outputs: Any, inputs: Any, vs: Any, create_graph: bool) -> Any:
     """J v, the derivative of u J for u along v: u J is linear in u, so u may be 0."""
-    us = [o._new(np.zeros(o._array.shape, o._array.dtype)).requires_grad_(True) for o in outputs]
+    us = [
+        o._new(np.zeros(o._array.shape, o._array.dtype, like=o._array)).requires_grad_(True)
+        for o in outputs
+    ]
     rows = _gradients(outputs, inputs, us, True)
     pairs = [(r, v) for r, v in zip(rows, vs, strict=True) if r is not None and r.requires_grad]
     if not pairs:
@@ -205,7 +213,7 @@ def _rows(out: Tensor, inputs: Any, create_graph: bool, strict: bool) -> list[Te
     shape = tuple(out.shape)
     found: list[list[Tensor]] = [[] for _ in inputs]
     for place in np.ndindex(shape):
-        v = np.zeros(shape, out._array.dtype)
+        v = np.zeros(shape, out._array.dtype, like=out._array)
         v[place] = 1
         grads = _gradients((out,), inputs, (out._new(v),), create_graph)
         filled = _filled("jacobian", grads, inputs, strict, create_graph, "the output")
@@ -218,7 +226,7 @@ def _rows(out: Tensor, inputs: Any, create_graph: bool, strict: bool) -> list[Te
 
 
 def _none(out: Tensor, shape: tuple[int, ...], t: Tensor) -> Any:
-    return out._new(np.zeros((*shape, *t.shape), out._array.dtype))
+    return out._new(np.zeros((*shape, *t.shape), out._array.dtype, like=out._array))
 
 
 def hessian(

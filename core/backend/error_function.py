@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from .arrays import as_array
 from .protocol import Array
 
 _INV_SQRT_PI = 1 / math.sqrt(math.pi)
@@ -69,7 +70,7 @@ def erf(x: Array) -> Array:
 
 def erfc(x: Array) -> Array:
     """1 - erf(x), exact also where that is tiny. Source: Cody 1969."""
-    wide = np.asarray(x, np.float64)
+    wide = as_array(x, np.float64)
     a = np.abs(wide)
     tail = _beyond(a)
     y = np.where(a <= 0.46875, 1 - np.copysign(_near(a), wide), np.where(wide > 0, tail, 2 - tail))
@@ -82,7 +83,7 @@ def erfinv(x: Array) -> Array:
     Winitzki's approximation (2008, "A handy approximation for the error function and its
     inverse") is good to 0.2 %; three of Halley's steps, each of which triples the digits, follow.
     """
-    wide = np.asarray(x, np.float64)
+    wide = as_array(x, np.float64)
     a = np.minimum(np.abs(wide), 1)
     rest = 1 - a  # exact where a is near 1
     log = np.log(np.maximum(rest * (1 + a), 1e-300))

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, Dims
+from ..backend.arrays import constant, contiguous
 from .base import Op
 from .dropout import factors
 from .elementwise import Grads
@@ -37,7 +38,7 @@ class Attention(Op):
 
     def forward(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-        y = np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype)
+        y = np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype, like=q)
         heads = _spread(q, k, v, lead)
         y, probabilities, keep = self._attend(heads, mask, y)
         if any(self.needs):
@@ -47,7 +48,7 @@ class Attention(Op):
     def backward(self, grad: Array) -> Grads:
         q, k, v, probabilities, keep, lead = self.saved
         heads = _spread(q, k, v, lead)
-        a, b, c = (np.empty(part.shape, _wide(part.dtype)) for part in heads)
+        a, b, c = (np.empty(part.shape, _wide(part.dtype), like=part) for part in heads)
         out = a, b, c
         q, k, v = heads
         kernels = backend.of(grad)
@@ -59,7 +60,7 @@ class Attention(Op):
     ) -> tuple[Array, Array, Array | None]:
         """Fill y; returns it, the weights, and the factors of their dropout."""
         q, k, v = heads
-        bias = additive(mask, self.causal, (q.shape[-2], k.shape[-2]), q.dtype)
+        bias = additive(mask, self.causal, (q.shape[-2], k.shape[-2]), q)
         keep = None
         if self.dropout:
             shape = (*q.shape[:-1], k.shape[-2])
@@ -86,8 +87,8 @@ class HeadsAttention(Attention):
         self.heads, self.steps_first = heads, steps_first
 
     def forward(self, qkv: Array, mask: Array | None) -> Array:  # type: ignore[override]
-        y = np.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
-        qkv = np.ascontiguousarray(qkv)
+        y = np.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype, like=qkv)
+        qkv = contiguous(qkv)
         out = self._parts(y, 1)[0]
         _, probabilities, keep = self._attend(self._heads(qkv), mask, out)
         if self.needs[0]:
@@ -96,8 +97,8 @@ class HeadsAttention(Attention):
 
     def backward(self, grad: Array) -> Grads:
         qkv, probabilities, keep = self.saved
-        grad_qkv = np.empty(qkv.shape, _wide(qkv.dtype))
-        grad = self._parts(np.ascontiguousarray(grad), 1)[0]
+        grad_qkv = np.empty(qkv.shape, _wide(qkv.dtype), like=qkv)
+        grad = self._parts(contiguous(grad), 1)[0]
         q, k, v = self._heads(qkv)
         kernels, out = backend.of(grad), self._heads(grad_qkv)
         kernels.attention_backward(grad, q, k, v, probabilities, self.scale, keep, out)
@@ -126,14 +127,15 @@ def _wide(dtype: Any) -> Any:
     return np.result_type(dtype, np.float32)
 
 
-def additive(mask: Array | None, causal: bool, size: Dims, dtype: Any) -> Array | None:
-    """What is added to the scores for a mask and for causality."""
+def additive(mask: Array | None, causal: bool, size: Dims, like: Array) -> Array | None:
+    """What is added to the scores, in the dtype of `like`, for a mask and for causality."""
+    dtype = like.dtype
     bias = None
     if mask is not None:
         bias = mask if mask.dtype != bool else np.where(mask, dtype.type(0), dtype.type(-np.inf))
     if not causal:
         return bias
-    later = causal_bias(*size, dtype.str)
+    later = constant(causal_bias(*size, dtype.str), like)
     return later if bias is None else bias + later
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import strided
 from .base import Op
 from .elementwise import FromInput, Grads
 
@@ -54,7 +55,7 @@ class ToComplex(Op):
 
     def forward(self, real: Array, imag: Array) -> Array:
         shape = np.broadcast_shapes(real.shape, imag.shape)
-        y: Array = np.empty(shape, _COMPLEX[real.dtype])
+        y: Array = np.empty(shape, _COMPLEX[real.dtype], like=real)
         y.real, y.imag = real, imag
         return y
 
@@ -100,7 +101,7 @@ class ViewAsReal(Op):
 
     def forward(self, x: Array) -> Array:
         strides = (*x.strides, x.itemsize // 2)
-        return np.lib.stride_tricks.as_strided(x.real, (*x.shape, 2), strides)
+        return strided(x.real, (*x.shape, 2), strides)
 
     def backward(self, grad: Array) -> Grads:
         return (_joined(grad),)
@@ -111,7 +112,7 @@ class ViewAsComplex(Op):
 
     def forward(self, x: Array) -> Array:
         if not x.size:  # an empty array may have any strides
-            return np.empty(x.shape[:-1], _COMPLEX[x.dtype])
+            return np.empty(x.shape[:-1], _COMPLEX[x.dtype], like=x)
         return x.view(_COMPLEX[x.dtype])[..., 0]
 
     def backward(self, grad: Array) -> Grads:
@@ -119,6 +120,6 @@ class ViewAsComplex(Op):
 
 
 def _joined(parts: Array) -> Array:
-    whole = np.empty(parts.shape[:-1], _COMPLEX[parts.dtype])
+    whole = np.empty(parts.shape[:-1], _COMPLEX[parts.dtype], like=parts)
     whole.real, whole.imag = parts[..., 0], parts[..., 1]
     return whole

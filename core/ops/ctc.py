@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import on
 from .base import Op
 from .elementwise import Grads
 
@@ -46,9 +47,15 @@ class CTC(Op):
         self.last_step, self.last_state = input_lengths - 1, 2 * target_lengths
         self.zero_infinity = zero_infinity
 
+    def _move(self, log_p: Array) -> None:
+        """Move what is known of the targets to where `log_p` lies."""
+        self.states, self.skip = on(self.states, log_p), on(self.skip, log_p)
+        self.last_step, self.last_state = on(self.last_step, log_p), on(self.last_state, log_p)
+
     def forward(self, log_p: Array) -> Array:
+        self._move(log_p)
         emitted = np.take_along_axis(log_p, self._spread(log_p), axis=2)  # (T, N, 2S+1)
-        alpha = np.full(emitted.shape, -np.inf, log_p.dtype)
+        alpha = np.full_like(log_p, -np.inf, log_p.dtype, shape=emitted.shape, order="C")
         if len(alpha):
             alpha[0, :, :2] = emitted[0, :, :2]
         for t in range(1, len(alpha)):
@@ -63,7 +70,7 @@ class CTC(Op):
 
     def _at_end(self, alpha: Array) -> Array:
         """log of the probability that each sample ends in its last label or the blank after it."""
-        rows = np.arange(alpha.shape[1])
+        rows = np.arange(alpha.shape[1], like=alpha)
         if not len(alpha):
             return np.where(self.last_state == 0, 0, -np.inf).astype(alpha.dtype)
         final = alpha[self.last_step, rows]
@@ -82,7 +89,8 @@ class CTC(Op):
         impossible = np.isinf(emitted) & np.isfinite(loss)[:, None]
         posterior = np.where(impossible, 0, posterior)
         grad_x = np.exp(log_p)
-        steps, rows = np.ogrid[: len(log_p), : log_p.shape[1]]
+        steps = np.arange(len(log_p), like=log_p)[:, None]
+        rows = np.arange(log_p.shape[1], like=log_p)
         index: Any = (steps[..., None], rows[..., None], self._spread(log_p))
         np.subtract.at(grad_x, index, posterior)
         grad_x *= grad[:, None]
@@ -92,9 +100,9 @@ class CTC(Op):
 
     def _beta(self, emitted: Array) -> Array:
         """log-probability of the rest of the labels from each state on, that state included."""
-        beta = np.full(emitted.shape, -np.inf, emitted.dtype)
-        here = np.full(emitted.shape[1:], -np.inf, emitted.dtype)
-        place = np.arange(emitted.shape[2])
+        beta = np.full_like(emitted, -np.inf, emitted.dtype, shape=emitted.shape, order="C")
+        here = np.full_like(emitted, -np.inf, emitted.dtype, shape=emitted.shape[1:], order="C")
+        place = np.arange(emitted.shape[2], like=emitted)
         final = (place == self.last_state[:, None]) | (place == self.last_state[:, None] - 1)
         skip = self.skip[:, ::-1]
         leave = np.zeros_like(skip)  # the same rule, seen from the state that is left

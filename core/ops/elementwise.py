@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..backend.arrays import beside, is_array, owned
 from .base import Op
 
 Grads = tuple[Array | None, ...]
@@ -97,14 +98,14 @@ class Pow(Op):
         grad_a = grad_b = None
         if self.needs[0]:
             # b * a**(b-1), and 0 rather than nan where b is 0
-            if isinstance(b, np.ndarray):
+            if is_array(b):
                 safe = np.where(b == 0, 1, b)
                 grad_a = grad * conj(np.where(b == 0, 0, b * np.power(a, safe - 1)))
             else:
                 grad_a = np.zeros_like(grad) if b == 0 else grad * conj(b * np.power(a, b - 1))
         if self.needs[1]:
             # The logarithm is nan for a negative base: there is no derivative there.
-            a = np.asarray(a, y.dtype)
+            a = beside(a, y, y.dtype)
             zero = np.equal(a, 0) & (np.real(b) >= 0)
             grad_b = np.where(zero, 0, grad * conj(y * np.log(np.where(zero, 1, a))))
         return grad_a, grad_b
@@ -136,7 +137,7 @@ class Minimum(Maximum):
 
 def _beside(other: Any, value: Any) -> Any:
     """`value`; a number beside a bfloat16 array in that type, which NumPy would widen for it."""
-    if type(value) is not np.ndarray and getattr(other, "dtype", None) is not None:
+    if not is_array(value) and getattr(other, "dtype", None) is not None:
         return other.dtype.type(value) if other.dtype.kind == "V" else value
     return value
 
@@ -178,7 +179,7 @@ class Clone(Op):
     takes_half = True
 
     def forward(self, x: Array) -> Array:
-        return np.array(x, order="C")
+        return owned(x)
 
     def backward(self, grad: Array) -> Grads:
         return (grad,)

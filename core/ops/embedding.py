@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, Dims
+from ..backend.arrays import by_host, on, to_host
 from .base import Op
 from .elementwise import Grads
 
@@ -30,7 +31,7 @@ class Embedding(Op):
 
     def backward(self, grad: Array) -> Grads:
         (indices,) = self.saved
-        full = np.zeros(self.weight_shape, grad.dtype)
+        full = np.zeros(self.weight_shape, grad.dtype, like=grad)
         if indices.size:
             rows, sums, counts = summed_by_index(
                 indices.reshape(-1), grad.reshape(-1, *grad.shape[indices.ndim :])
@@ -76,16 +77,20 @@ class BagReduce(Op):
 
     def forward(self, x: Array) -> Array:
         filled = np.flatnonzero(self.counts)
-        y = np.zeros((len(self.counts), x.shape[1]), x.dtype)
+        y = np.zeros((len(self.counts), x.shape[1]), x.dtype, like=x)
         if len(filled):
             starts = (np.cumsum(self.counts) - self.counts)[filled]
-            function = np.maximum if self.mode == "max" else np.add
-            y[filled] = function.reduceat(x, starts, axis=0)
+            y[on(filled, x)] = self._over_bags(x, starts)
         if self.mode == "mean":
-            y /= np.maximum(self.counts, 1).astype(x.dtype)[:, None]
+            y /= on(np.maximum(self.counts, 1).astype(x.dtype)[:, None], x)
         if self.mode == "max" and self.needs[0]:
-            self.saved = (self._first_maxima(x, y),)
+            self.saved = (self._first_maxima(to_host(x), to_host(y)),)
         return y
+
+    def _over_bags(self, x: Array, starts: Array) -> Array:
+        if self.mode == "max":
+            return by_host("embedding_bag", lambda a: np.maximum.reduceat(a, starts, axis=0), x)
+        return np.add.reduceat(x, on(starts, x), axis=0)
 
     def _first_maxima(self, x: Array, y: Array) -> Array:
         """For every bag and column, the row of the first maximum; -1 for an empty bag."""
@@ -101,10 +106,11 @@ class BagReduce(Op):
     def backward(self, grad: Array) -> Grads:
         if self.mode == "max":
             (best,) = self.saved
-            grad_x = np.zeros((int(self.counts.sum()), grad.shape[1]), grad.dtype)
+            grad_x = np.zeros((int(self.counts.sum()), grad.shape[1]), grad.dtype, like=grad)
             bags, columns = np.nonzero((best >= 0) & (best < len(grad_x)))
-            grad_x[best[bags, columns], columns] = grad[bags, columns]
+            rows, bags, columns = (on(i, grad) for i in (best[bags, columns], bags, columns))
+            grad_x[rows, columns] = grad[bags, columns]
             return (grad_x,)
         if self.mode == "mean":
-            grad = grad / np.maximum(self.counts, 1).astype(grad.dtype)[:, None]
-        return (np.repeat(grad, self.counts, axis=0),)
+            grad = grad / on(np.maximum(self.counts, 1).astype(grad.dtype)[:, None], grad)
+        return (np.take(grad, on(np.repeat(np.arange(len(self.counts)), self.counts), grad), 0),)

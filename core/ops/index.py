@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import as_array, by_host, is_array, owned
 from .base import Op
 from .elementwise import Grads
 
@@ -19,11 +20,11 @@ class Take(Op):
 
     def forward(self, x: Array) -> Array:
         self.input_shape = x.shape
-        return np.asarray(x[self.key])
+        return as_array(x[self.key])
 
     def backward(self, grad: Array) -> Grads:
-        full = np.zeros(self.input_shape, grad.dtype)
-        masks = all(not isinstance(k, np.ndarray) or k.dtype == bool for k in self.key)
+        full = np.zeros(self.input_shape, grad.dtype, like=grad)
+        masks = all(not is_array(k) or k.dtype == bool for k in self.key)
         if masks:  # no element is hit twice
             full[self.key] = grad
         else:
@@ -38,7 +39,7 @@ class Assign(Op):
         self.key, self.add = key, add
 
     def forward(self, x: Array, value: Any) -> Array:
-        y = np.array(x, order="C")
+        y = owned(x)
         self.write(y, value)
         return y
 
@@ -53,7 +54,7 @@ class Assign(Op):
     def backward(self, grad: Array) -> Grads:
         grad_value = None
         if self.needs[1]:
-            grad_value = np.asarray(grad[self.key])
+            grad_value = as_array(grad[self.key])
             # Assignment broadcasts like NumPy, dropping leading ones of the value.
             extra = len(self.value_shape) - grad_value.ndim
             if extra > 0:
@@ -62,7 +63,7 @@ class Assign(Op):
         if self.needs[0]:
             grad_x = grad
             if not self.add:
-                grad_x = np.array(grad, order="C")
+                grad_x = owned(grad)
                 grad_x[self.key] = 0
         return grad_x, grad_value
 
@@ -81,7 +82,7 @@ class Gather(Op):
 
     def backward(self, grad: Array) -> Grads:
         (index,) = self.saved
-        full = np.zeros(self.input_shape, grad.dtype)
+        full = np.zeros(self.input_shape, grad.dtype, like=grad)
         np.add.at(full, along(index, self.axis), grad)
         return full, None
 
@@ -95,7 +96,7 @@ class Scatter(Op):
     def forward(self, x: Array, index: Array, src: Any) -> Array:
         if any(self.needs):
             self.saved = (index,)
-        y = np.array(x, order="C")
+        y = owned(x)
         self.write(y, index, src)
         return y
 
@@ -115,10 +116,10 @@ class Scatter(Op):
         if self.needs[0]:
             grad_x = grad
             if not self.add:
-                grad_x = np.array(grad, order="C")
+                grad_x = owned(grad)
                 grad_x[where] = 0
         if self.needs[2]:
-            grad_src = np.zeros(self.src_shape, grad.dtype)
+            grad_src = np.zeros(self.src_shape, grad.dtype, like=grad)
             grad_src[corner(index)] = grad[where]
         return grad_x, None, grad_src
 
@@ -135,14 +136,14 @@ class ScatterReduce(Op):
         "sum": 0, "mean": 0, "prod": 1, "amax": -np.inf, "amin": np.inf,
     }  # fmt: skip
     ufuncs: ClassVar[dict[str, Any]] = {
-        "sum": np.add, "mean": np.add, "prod": np.multiply, "amax": np.maximum, "amin": np.minimum,
+        "sum": np.add, "mean": np.add, "amax": np.maximum, "amin": np.minimum,
     }  # fmt: skip
 
     def __init__(self, axis: int, kind: str, include_self: bool) -> None:
         self.axis, self.kind, self.include_self = axis, kind, include_self
 
     def forward(self, x: Array, index: Array, src: Any) -> Array:
-        y = np.array(x, order="C")
+        y = owned(x)
         self.write(y, index, src)
         self.src_shape = np.shape(src)
         if any(self.needs):
@@ -154,9 +155,12 @@ class ScatterReduce(Op):
         where = along(index, self.axis)
         if not self.include_self:
             y[where] = self._start(y.dtype)
-        self.ufuncs[self.kind].at(y, where, beside(src, index))
+        if self.kind == "prod":
+            _multiply_at(y, where, beside(src, index))
+        else:
+            self.ufuncs[self.kind].at(y, where, beside(src, index))
         if self.kind == "mean":
-            count = np.maximum(self._count(y.shape, where), 1)
+            count = np.maximum(self._count(y, where), 1)
             (np.divide if y.dtype.kind in "fc" else np.floor_divide)(
                 y, count.astype(y.dtype), out=y
             )
@@ -168,9 +172,9 @@ class ScatterReduce(Op):
             return info.min if value < 0 else info.max
         return value
 
-    def _count(self, shape: tuple[int, ...], where: Any) -> Array:
-        """How many elements take part in each result."""
-        count = np.ones(shape, np.int64)
+    def _count(self, x: Array, where: Any) -> Array:
+        """How many elements take part in each result, in the shape of `x`."""
+        count = np.ones_like(x, np.int64, order="C")
         if not self.include_self:
             count[where] = 0
         np.add.at(count, where, 1)
@@ -193,24 +197,26 @@ class ScatterReduce(Op):
         else:
             to_x = grad
             if self.kind == "mean":
-                to_x = grad / np.maximum(self._count(x.shape, where), 1).astype(grad.real.dtype)
+                to_x = grad / np.maximum(self._count(x, where), 1).astype(grad.real.dtype)
             to_src = to_x[where]
         grad_x = grad_src = None
         if self.needs[0]:
-            grad_x = np.array(to_x, order="C")
+            grad_x = owned(to_x)
             if not self.include_self:
                 grad_x[where] = 0
         if self.needs[2]:
-            grad_src = np.zeros(self.src_shape, grad.dtype)
+            grad_src = np.zeros(self.src_shape, grad.dtype, like=grad)
             grad_src[corner(index)] = to_src
         return grad_x, None, grad_src
 
     def _product(self, grad: Array, x: Array, part: Array, where: Any) -> tuple[Array, Array]:
         """Gradients of a product: that of all other factors, which may hold zeros."""
+        if not is_array(part):
+            part = np.full_like(x, part, shape=())
         ones, zeros = np.where(x == 0, 1, x), (x == 0).astype(np.int64)
         if not self.include_self:
             ones[where], zeros[where] = 1, 0
-        np.multiply.at(ones, where, np.where(part == 0, 1, part))
+        _multiply_at(ones, where, np.where(part == 0, 1, part))
         np.add.at(zeros, where, part == 0)
 
         def others(factor: Array, rest: Array, holes: Array) -> Array:
@@ -221,6 +227,17 @@ class ScatterReduce(Op):
         return to_x, grad[where] * others(part, ones[where], zeros[where])
 
 
+def _multiply_at(y: Array, where: tuple[Any, ...], factors: Any) -> None:
+    """Multiply the elements of `y` that `where` names, each as often as it is named."""
+
+    def multiplied(y: Array, factors: Any, *where: Array) -> Array:
+        result = y.copy()
+        np.multiply.at(result, where, factors)
+        return result
+
+    y[...] = by_host("scatter_reduce", multiplied, y, factors, *where)
+
+
 def corner(index: Array) -> tuple[slice, ...]:
     """The key of the part of src that `index` speaks of: src may be larger."""
     return tuple(slice(0, n) for n in index.shape)
@@ -228,11 +245,14 @@ def corner(index: Array) -> tuple[slice, ...]:
 
 def beside(src: Any, index: Array) -> Any:
     """The part of src that belongs to `index`; numbers stay numbers."""
-    return src[corner(index)] if isinstance(src, np.ndarray) else src
+    return src[corner(index)] if is_array(src) else src
 
 
 def along(index: Array, axis: int) -> tuple[Any, ...]:
     """The key that reads or writes at `index` along `axis` and at the same place elsewhere."""
-    key: list[Any] = list(np.ogrid[tuple(slice(0, n) for n in index.shape)])
+    key = [
+        np.arange(n, like=index).reshape((-1,) + (1,) * (index.ndim - 1 - d))
+        for d, n in enumerate(index.shape)
+    ]
     key[axis] = index
     return tuple(key)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import as_array, module_of
 from .base import Op
 from .elementwise import Grads
 from .linear import adjoint
@@ -54,14 +55,16 @@ class Det(Op):
 
     def forward(self, a: Array) -> Array:
         self.saved = (a,)
-        return np.asarray(np.linalg.det(a))
+        return as_array(np.linalg.det(a))
 
     def backward(self, grad: Array) -> Grads:
         (a,) = self.saved
         u, s, vh = np.linalg.svd(a)
         phase = np.linalg.det(u) * np.linalg.det(vh)
         n = s.shape[-1]
-        others = np.where(np.eye(n, dtype=bool), 1, s[..., None, :]).prod(-1).astype(s.dtype)
+        others = (
+            np.where(module_of(s).eye(n, dtype=bool), 1, s[..., None, :]).prod(-1).astype(s.dtype)
+        )
         cofactors = (u * others[..., None, :]) @ vh
         return ((grad * phase.conj())[..., None, None] * cofactors,)
 
@@ -73,7 +76,7 @@ class SlogDet(Op):
 
     def forward(self, a: Array) -> tuple[Array, Array]:
         sign, logarithm = np.linalg.slogdet(a)
-        sign, logarithm = np.asarray(sign), np.asarray(logarithm)
+        sign, logarithm = as_array(sign), as_array(logarithm)
         self.saved = (a, sign)
         return sign, logarithm
 
@@ -151,7 +154,7 @@ def adjoint_product(q: Array, r: Array, grad_q: Array, grad_r: Array, m: int) ->
 
 def _diagonal(values: Array) -> Array:
     """Matrices with `values` on the diagonal."""
-    return values[..., None] * np.eye(values.shape[-1], dtype=values.dtype)
+    return values[..., None] * module_of(values).eye(values.shape[-1], dtype=values.dtype)
 
 
 class SVD(Op):
@@ -168,12 +171,14 @@ class SVD(Op):
         u, s, vh = self.saved
         grad_u, grad_s, grad_vh = grads
         inner = _diagonal(_zero(grad_s, s)).astype(u.dtype)
-        outside = np.zeros((1, 1), u.dtype)
+        outside = np.zeros((1, 1), u.dtype, like=u)
         if grad_u is None and grad_vh is None:
             return (u @ inner @ vh,)
         gap = s[..., None, :] ** 2 - s[..., :, None] ** 2
-        f = np.where(np.eye(s.shape[-1], dtype=bool), 0, 1 / np.where(gap == 0, np.inf, gap))
-        eye = np.eye
+        f = np.where(
+            module_of(s).eye(s.shape[-1], dtype=bool), 0, 1 / np.where(gap == 0, np.inf, gap)
+        )
+        eye = module_of(s).eye
         if grad_u is not None:
             part = adjoint(u) @ grad_u
             skew = f * (part - adjoint(part))
@@ -210,7 +215,9 @@ class EigH(Op):
         if grads[1] is not None:
             gap = values[..., None, :] - values[..., :, None]
             f = np.where(
-                np.eye(values.shape[-1], dtype=bool), 0, 1 / np.where(gap == 0, np.inf, gap)
+                module_of(gap).eye(values.shape[-1], dtype=bool),
+                0,
+                1 / np.where(gap == 0, np.inf, gap),
             )
             inner = inner + (adjoint(vectors) @ grads[1]) * f
         return ((vectors @ inner @ adjoint(vectors)).astype(vectors.dtype, copy=False),)
@@ -223,15 +230,17 @@ class PseudoInverse(Op):
         self.cutoff, self.hermitian = cutoff, hermitian
 
     def forward(self, a: Array) -> Array:
-        y = np.asarray(np.linalg.pinv(a, rcond=self.cutoff, hermitian=self.hermitian))
+        options = {"hermitian": True} if self.hermitian else {}  # CuPy has no such argument
+        y = as_array(np.linalg.pinv(a, rcond=self.cutoff, **options))
         self.saved = (a, y)
         return y
 
     def backward(self, grad: Array) -> Grads:
         a, p = self.saved
         h, g = adjoint(p), adjoint(grad)
-        left = np.eye(a.shape[-2], dtype=a.dtype) - a @ p
-        right = np.eye(a.shape[-1], dtype=a.dtype) - p @ a
+        eye = module_of(a).eye
+        left = eye(a.shape[-2], dtype=a.dtype) - a @ p
+        right = eye(a.shape[-1], dtype=a.dtype) - p @ a
         return (-h @ grad @ h + left @ g @ p @ h + h @ p @ g @ right,)
 
 
@@ -248,7 +257,7 @@ class SolveTriangular(Op):
 
     def _triangle(self, a: Array) -> Array:
         y = np.triu(a, int(self.unit)) if self.upper else np.tril(a, -int(self.unit))
-        return y + np.eye(a.shape[-1], dtype=a.dtype) if self.unit else y
+        return y + module_of(a).eye(a.shape[-1], dtype=a.dtype) if self.unit else y
 
     def forward(self, a: Array, b: Array) -> Array:
         x = np.linalg.solve(self._triangle(a), b)

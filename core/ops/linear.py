@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..backend.arrays import as_array
 from .base import Op
 from .elementwise import Grads
 
@@ -52,7 +53,7 @@ class Dot(Op):
 
     def forward(self, a: Array, b: Array) -> Array:
         self.saved = (a, b)
-        return np.asarray(np.matmul(a, b))
+        return as_array(np.matmul(a, b))
 
     def backward(self, grad: Array) -> Grads:
         a, b = self.saved

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import as_array
 from .activation import sigmoid
 from .base import Op
 from .elementwise import Grads
@@ -35,12 +38,12 @@ class PairLoss(Op):
             return loss
         if self.reduction == "sum":
             return loss.sum()
-        return np.asarray(loss.sum() / max(loss.size, 1), loss.dtype)
+        return as_array(loss.sum() / max(loss.size, 1), loss.dtype)
 
     def backward(self, grad: Array) -> Grads:
         x, t = self.saved
         if self.reduction == "mean":
-            grad = grad / max(np.broadcast(x, t).size, 1)
+            grad = grad / max(math.prod(np.broadcast_shapes(x.shape, t.shape)), 1)
         grad_x, grad_t = self.derivatives(x, t)
         return (
             grad * grad_x if self.needs[0] else None,

@@ -11,9 +11,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..backend import Array
+from ..backend.arrays import as_array
 from .base import Op
 from .elementwise import Grads
 
@@ -43,7 +42,7 @@ class LinearMap(Op):
         return LinearMap(self.adjoint, self.function, self.of)
 
     def forward(self, x: Array) -> Array:
-        y = np.asarray(self.function(x))
+        y = as_array(self.function(x))
         return y if y.base is None and y is not x else y.copy()  # a view would be an alias
 
     def backward(self, grad: Array) -> Grads:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import beside, is_array
 from .base import Op
 from .elementwise import Grads, conj
 
@@ -106,8 +107,8 @@ class XLogY(Op):
     """a * log(b), 0 where a is 0."""
 
     def forward(self, a: Any, b: Any) -> Array:
-        to = a.dtype if isinstance(a, np.ndarray) else b.dtype
-        a, b = np.asarray(a, to), np.asarray(b, to)  # one may be a number
+        to = a.dtype if is_array(a) else b.dtype
+        a, b = beside(a, b, to), beside(b, a, to)  # one may be a number
         self.saved = (a, b)
         zero = np.equal(a, 0) & ~np.isnan(b)
         return np.where(zero, 0, a * np.log(np.where(zero, 1, b)))

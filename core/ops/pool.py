@@ -82,7 +82,7 @@ class AdaptivePool(Op):
         self.output_size, self.maximum = output_size, maximum
 
     def forward(self, x: Array) -> Array:
-        y = np.empty((*x.shape[:2], *self.output_size), x.dtype)
+        y = np.empty((*x.shape[:2], *self.output_size), x.dtype, like=x)
         axes = tuple(range(2, x.ndim))
         for where, window in windows(x.shape[2:], self.output_size):
             y[where] = x[window].max(axis=axes) if self.maximum else x[window].mean(axis=axes)
@@ -92,7 +92,7 @@ class AdaptivePool(Op):
         return y
 
     def backward(self, grad: Array) -> Grads:
-        grad_x = np.zeros(self.x_shape, grad.dtype)
+        grad_x = np.zeros(self.x_shape, grad.dtype, like=grad)
         shape = (*self.x_shape[:2],) + (1,) * (len(self.x_shape) - 2)
         for where, window in windows(self.x_shape[2:], self.output_size):
             part = grad[where].reshape(shape)
@@ -108,6 +108,6 @@ class AdaptivePool(Op):
 def _first(x: Array, top: Array) -> Array:
     """1 at the first element of each (n, c) plane that equals `top`, else 0."""
     flat = (x == top).reshape(*x.shape[:2], -1)
-    hit = np.zeros(flat.shape, x.dtype)
+    hit = np.zeros(flat.shape, x.dtype, like=x)
     np.put_along_axis(hit, flat.argmax(axis=2)[..., None], 1, axis=2)
     return hit.reshape(x.shape)

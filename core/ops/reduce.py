@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import as_array, contiguous
 from ..dtypes import FLOATING
 from .base import Op
 from .elementwise import Grads, conj
@@ -16,9 +17,9 @@ Axes = tuple[int, ...] | None
 
 def expanded(grad: Array, shape: tuple[int, ...], axes: Axes, keepdim: bool) -> Array:
     """View of a reduced gradient in the shape before the reduction."""
-    if axes is None:  # as broadcast_to, in a tenth of its time
-        return np.ndarray(shape, grad.dtype, np.ascontiguousarray(grad), 0, (0,) * len(shape))
-    if not keepdim:
+    if axes is None and type(grad) is np.ndarray:  # as broadcast_to, in a tenth of its time
+        return np.ndarray(shape, grad.dtype, contiguous(grad), 0, (0,) * len(shape))
+    if not keepdim and axes is not None:
         grad = np.expand_dims(grad, axes)
     return np.broadcast_to(grad, shape)
 
@@ -47,7 +48,7 @@ class Mean(Sum):
 
     def forward(self, x: Array) -> Array:
         self.input_shape = x.shape
-        y = np.asarray(x.sum(axis=self.axes, keepdims=self.keepdim))
+        y = as_array(x.sum(axis=self.axes, keepdims=self.keepdim))
         self.count = x.size // max(y.size, 1)
         return np.true_divide(y, self.count, dtype=x.dtype)
 
@@ -76,7 +77,7 @@ class Prod(Op):
         elif self.keepdim:
             grad = np.squeeze(grad, self.axis)
         # Product of the others = (product of those before) * (product of those after).
-        one = np.ones((*flat.shape[:-1], 1), flat.dtype)
+        one = np.ones_like(flat, flat.dtype, shape=(*flat.shape[:-1], 1), order="C")
         before = np.cumprod(np.concatenate([one, flat[..., :-1]], axis=-1), axis=-1)
         after = np.cumprod(np.concatenate([one, flat[..., :0:-1]], axis=-1), axis=-1)[..., ::-1]
         result = grad[..., None] * conj(before * after)
@@ -92,7 +93,7 @@ class Extreme(Op):
         self.function, self.axes, self.keepdim = function, axes, keepdim
 
     def forward(self, x: Array) -> Array:
-        y = np.asarray(self.function(x, axis=self.axes, keepdims=self.keepdim))
+        y = as_array(self.function(x, axis=self.axes, keepdims=self.keepdim))
         if self.needs[0]:
             self.saved = (x, y)
         return y
@@ -120,7 +121,7 @@ class Pick(Op):
 
     def backward(self, grad: Array) -> Grads:
         (indices,) = self.saved
-        full = np.zeros(self.input_shape, grad.dtype)
+        full = np.zeros(self.input_shape, grad.dtype, like=grad)
         np.put_along_axis(full, indices, grad, axis=self.axis)
         return full, None
 
@@ -140,7 +141,7 @@ class Var(Op):
         centred = x - x.mean(axis=self.axes, keepdims=True)
         if self.needs[0]:
             self.saved = (centred,)
-        y = np.asarray(_squared(centred).sum(axis=self.axes, keepdims=self.keepdim))
+        y = as_array(_squared(centred).sum(axis=self.axes, keepdims=self.keepdim))
         self.count = max(x.size // max(y.size, 1) - self.correction, 0)
         return (y / y.dtype.type(self.count)).astype(y.dtype, copy=False)
 
@@ -177,7 +178,7 @@ class Norm(Op):
         else:
             powers = np.abs(x) ** self.p
             y = powers.sum(axis=self.axes, keepdims=self.keepdim) ** (1 / self.p)
-        y = np.asarray(y)
+        y = as_array(y)
         if self.needs[0]:
             self.saved = (x, y)
         return y

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import constant
 from .base import Op
 from .elementwise import Grads
 
@@ -23,8 +24,20 @@ class Taps(NamedTuple):
     size: int  # of the input
 
 
+_transposed: dict[int, tuple[Taps, Taps]] = {}  # by id: NumPy arrays have no hash
+
+
 def transposed(taps: Taps) -> Taps:
-    """The taps of the transposed matrix."""
+    """The taps of the transposed matrix, kept for the next time."""
+    found = _transposed.get(id(taps))
+    if found is None:
+        if len(_transposed) >= 256:
+            _transposed.clear()
+        found = _transposed[id(taps)] = (taps, _transpose(taps))
+    return found[1]
+
+
+def _transpose(taps: Taps) -> Taps:
     count, outputs = taps.places.shape
     weight = np.ones(taps.places.shape) if taps.weight is None else taps.weight
     source = taps.places.ravel()
@@ -44,16 +57,20 @@ def transposed(taps: Taps) -> Taps:
 def resample(x: Array, axis: int, taps: Taps) -> Array:
     """`x` with `taps` applied along `axis`."""
     if taps.weight is None:
-        return np.take(x, taps.places[0], axis=axis)
+        return np.take(x, constant(taps.places, x)[0], axis=axis)
     shape = [1] * x.ndim
     shape[axis] = -1
     total = None
-    for index, weight in zip(taps.places, taps.weight.astype(x.dtype, copy=False), strict=True):
-        part = np.take(x, index, axis=axis)
-        part *= weight.reshape(shape)
+    places, weights = constant(taps.places, x), constant(taps.weight, x)
+    weights = weights.astype(x.dtype, copy=False)
+    for k in range(len(places)):
+        part = np.take(x, places[k], axis=axis)
+        part *= weights[k].reshape(shape)
         total = part if total is None else np.add(total, part, out=total)
     if total is None:  # nothing feeds the outputs
-        return np.zeros((*x.shape[:axis], taps.places.shape[1], *x.shape[axis + 1 :]), x.dtype)
+        return np.zeros(
+            (*x.shape[:axis], taps.places.shape[1], *x.shape[axis + 1 :]), x.dtype, like=x
+        )
     return total
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, Dims
+from ..backend.arrays import as_array, contiguous
 from ..backend.protocol_recurrent import RecurrentWeights
 from .base import Op
 from .elementwise import Grads
@@ -38,9 +39,9 @@ class Recurrent(Op):
             self.steps = self.batch_sizes
         parameters, n = RecurrentWeights(*weights), max(self.steps, default=0)
         if h0 is None:
-            h0 = np.zeros((n, parameters.hh.shape[1]), x.dtype)
+            h0 = np.zeros((n, parameters.hh.shape[1]), x.dtype, like=x)
         if c0 is None and self.cell == "lstm":
-            c0 = np.zeros((n, parameters.hh.shape[0] // 4), x.dtype)
+            c0 = np.zeros((n, parameters.hh.shape[0] // 4), x.dtype, like=x)
         kernels = backend.of(x)
         y, h, c, kept = kernels.recurrent_forward(
             self.cell, self._rows(x), h0, c0, parameters, self.steps
@@ -59,7 +60,7 @@ class Recurrent(Op):
             *x.shape[:-1],
             (parameters.hh if parameters.hr is None else parameters.hr.T).shape[1],
         )
-        rows = self._rows(np.zeros(shape, x.dtype) if grad_y is None else grad_y)
+        rows = self._rows(np.zeros(shape, x.dtype, like=x) if grad_y is None else grad_y)
         found = backend.of(x).recurrent_backward(
             self.cell,
             rows,
@@ -76,20 +77,20 @@ class Recurrent(Op):
     def _rows(self, x: Array) -> Array:
         """x as a matrix in the order in which its rows are computed."""
         if self.batch_sizes is None:
-            return np.ascontiguousarray(x[::-1] if self.reverse else x).reshape(-1, x.shape[-1])
-        return x[mirrored(self.steps)] if self.reverse else np.ascontiguousarray(x)
+            return contiguous(x[::-1] if self.reverse else x).reshape(-1, x.shape[-1])
+        return x[mirrored(self.steps)] if self.reverse else contiguous(x)
 
     def _shaped(self, rows: Array, shape: Dims) -> Array:
         """The inverse of `_rows`; `shape` up to its last number."""
         if self.batch_sizes is None:
             y = rows.reshape(*shape[:-1], rows.shape[-1])
-            return np.ascontiguousarray(y[::-1]) if self.reverse else y
+            return contiguous(y[::-1]) if self.reverse else y
         return rows[mirrored(self.steps)] if self.reverse else rows
 
 
 def mirrored(batch_sizes: Dims) -> Array:
     """The row that takes each row's place when every sequence is reversed within its length."""
-    sizes = np.asarray(batch_sizes)
+    sizes = as_array(batch_sizes)
     starts = np.cumsum(sizes) - sizes
     lengths = (sizes[:, None] > np.arange(sizes[0])).sum(axis=0)
     parts = [starts[lengths[:n] - 1 - t] + np.arange(n) for t, n in enumerate(batch_sizes)]

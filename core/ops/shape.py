@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import as_array, writable_as
 from .base import Op
 from .elementwise import Grads
 
@@ -55,9 +56,7 @@ class Expand(Op):
         self.to = shape
 
     def forward(self, x: Array) -> Array:
-        y = np.broadcast_to(x, self.to)
-        y.flags.writeable = x.flags.writeable
-        return y
+        return writable_as(np.broadcast_to(x, self.to), x)
 
     def backward(self, grad: Array) -> Grads:
         return (grad,)
@@ -73,10 +72,10 @@ class Slice(Op):
 
     def forward(self, x: Array) -> Array:
         self.input_shape = x.shape
-        return np.asarray(x[(*self.key, ...)])  # with "..." NumPy gives 0-d views, not scalars
+        return as_array(x[(*self.key, ...)])  # with "..." NumPy gives 0-d views, not scalars
 
     def backward(self, grad: Array) -> Grads:
-        full = np.zeros(self.input_shape, grad.dtype)
+        full = np.zeros(self.input_shape, grad.dtype, like=grad)
         full[self.key] = grad
         return (full,)
 
@@ -91,15 +90,12 @@ class Diagonal(Op):
 
     def forward(self, x: Array) -> Array:
         self.input_shape = x.shape
-        y = np.diagonal(x, self.offset, self.axis1, self.axis2)
-        y.flags.writeable = x.flags.writeable
-        return y
+        return writable_as(np.diagonal(x, self.offset, self.axis1, self.axis2), x)
 
     def backward(self, grad: Array) -> Grads:
-        full = np.zeros(self.input_shape, grad.dtype)
+        full = np.zeros(self.input_shape, grad.dtype, like=grad)
         diagonal = np.diagonal(full, self.offset, self.axis1, self.axis2)
-        diagonal.flags.writeable = True
-        diagonal[...] = grad
+        writable_as(diagonal, full)[...] = grad
         return (full,)
 
 
@@ -114,10 +110,9 @@ class DiagEmbed(Op):
         shape = list(x.shape[:-1])
         for axis in sorted((self.axis1, self.axis2)):
             shape.insert(axis, n)
-        full = np.zeros(shape, x.dtype)
+        full = np.zeros(shape, x.dtype, like=x)
         diagonal = np.diagonal(full, self.offset, self.axis1, self.axis2)
-        diagonal.flags.writeable = True
-        diagonal[...] = x
+        writable_as(diagonal, full)[...] = x
         return full
 
     def backward(self, grad: Array) -> Grads:
@@ -137,7 +132,7 @@ class Cat(Op):
         return np.concatenate(arrays, axis=self.axis)
 
     def backward(self, grad: Array) -> Grads:
-        ends = np.cumsum(self.sizes)[:-1]
+        ends = np.cumsum(self.sizes)[:-1].tolist()
         return tuple(np.split(grad, ends, axis=self.axis))
 
 
@@ -229,7 +224,9 @@ class Pad(Op):
         x = x[self._crop()]
         if self.mode == "constant":
             sizes = zip(x.shape, widths, strict=True)
-            y = np.full([b + n + a for n, (b, a) in sizes], self.value, x.dtype)
+            y = np.full_like(
+                x, self.value, x.dtype, shape=[b + n + a for n, (b, a) in sizes], order="C"
+            )
             inner = zip(x.shape, widths, strict=True)
             y[tuple(slice(b, b + n) for n, (b, _) in inner)] = x
             return y
@@ -239,7 +236,7 @@ class Pad(Op):
         for axis, (before, after) in enumerate(self.margins):
             grad = self._fold(grad, axis, max(before, 0), max(after, 0))
         if any(b < 0 or a < 0 for b, a in self.margins):
-            full = np.zeros(self.input_shape, grad.dtype)
+            full = np.zeros(self.input_shape, grad.dtype, like=grad)
             full[self._crop()] = grad
             return (full,)
         return (grad,)
@@ -250,11 +247,11 @@ class Pad(Op):
             return grad
         grad = np.moveaxis(grad, axis, 0)
         n = grad.shape[0] - before - after
-        inner = np.array(grad[before : before + n])
+        inner = grad[before : before + n].copy()
         if self.mode != "constant":
             source = np.pad(np.arange(n), (before, after), mode=self.modes[self.mode])
             margin = [*range(before), *range(before + n, before + n + after)]
-            np.add.at(inner, source[margin], grad[margin])
+            np.add.at(inner, source[margin].tolist(), grad[margin])
         return np.moveaxis(inner, 0, axis)
 
 

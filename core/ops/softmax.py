@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..backend.arrays import as_array
 from ..backend.protocol_softmax import FUSED
 from .base import Op
 from .elementwise import Grads
@@ -114,7 +115,7 @@ class SoftTargetCrossEntropy(Op):
         self.saved = (log_p, weighted, spread, count)
         if self.reduction == "none":
             return loss
-        return np.asarray(loss.sum() / count, x.dtype)
+        return as_array(loss.sum() / count, x.dtype)
 
     def backward(self, grad: Array) -> Grads:
         log_p, weighted, spread, count = self.saved

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import as_array
 from ..backend.error_function import erfc, erfinv
 from .elementwise import FromInput, FromOutput
 
@@ -31,7 +32,7 @@ def lgamma(x: Array) -> Array:
 
     Source: Abramowitz & Stegun 1964, 6.1.15, 6.1.17 and 6.1.41.
     """
-    wide = np.asarray(x, np.float64)
+    wide = as_array(x, np.float64)
     positive = np.where(wide < 0.5, 1 - wide, wide)
     product, z = np.ones_like(positive), positive
     for _ in range(10):
@@ -48,7 +49,7 @@ def lgamma(x: Array) -> Array:
 
 def digamma(x: Array) -> Array:
     """Derivative of log(gamma(x)). Source: Abramowitz & Stegun 1964, 6.3.5, 6.3.7 and 6.3.18."""
-    wide = np.asarray(x, np.float64)
+    wide = as_array(x, np.float64)
     z = np.where(wide < 0.5, 1 - wide, wide)
     y = np.zeros_like(z)
     for _ in range(10):
@@ -83,7 +84,7 @@ def polygamma(n: int, x: Array) -> Array:
     """The derivative of order n of digamma. Source: Abramowitz & Stegun 1964, 6.4.10, 6.4.7."""
     if n == 0:
         return digamma(x)
-    wide = np.asarray(x, np.float64)
+    wide = as_array(x, np.float64)
     if n == 1:
         y = zeta(2.0, np.where(wide < 0.5, 1 - wide, wide))
         y = np.where(wide < 0.5, (math.pi / _sin_pi(wide)) ** 2 - y, y)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..backend import Array
 from .base import Op
 
@@ -31,7 +29,7 @@ class Watch(Op):
         self.on_grads = on_grads
 
     def forward(self, *arrays: Array) -> Any:
-        copies = tuple(np.array(a, order="K") for a in arrays)
+        copies = tuple(a.copy(order="K") for a in arrays)
         return copies if self.outputs > 1 else copies[0]
 
     def backward(self, grad: Any) -> tuple[Array | None, ...]:

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from ..backend import Array
+from ..backend.arrays import address_of, contiguous, strided
 from .base import Op
 from .elementwise import Grads
 
@@ -25,11 +25,13 @@ class Windows(Op):
         self.input_shape = x.shape
         if not x.ndim:
             return x.reshape(1)[: self.size]
-        y = sliding_window_view(x, self.size, self.axis, writeable=x.flags.writeable)
+        count = x.shape[self.axis] - self.size + 1
+        shape = (*x.shape[: self.axis], count, *x.shape[self.axis + 1 :], self.size)
+        y = strided(x, shape, (*x.strides, x.strides[self.axis]))
         return y[(slice(None),) * self.axis + (slice(None, None, self.step),)]
 
     def backward(self, grad: Array) -> Grads:
-        full = np.zeros(self.input_shape, grad.dtype)
+        full = np.zeros(self.input_shape, grad.dtype, like=grad)
         if not full.ndim:
             full += grad.sum()
             return (full,)
@@ -59,17 +61,15 @@ class Strided(Op):
         assert storage is not None
         step = x.itemsize
         self.input_shape, self.input_strides = x.shape, tuple(s // step for s in x.strides)
-        self.start = (
-            x.__array_interface__["data"][0] - storage.__array_interface__["data"][0]
-        ) // step
+        self.start = (address_of(x) - address_of(storage)) // step
         self.extent = extent_of(storage)
-        flat = as_strided(storage, (self.extent,), (step,))
-        return as_strided(flat[self.offset :], self.size, tuple(s * step for s in self.strides))
+        flat = strided(storage, (self.extent,), (step,))
+        return strided(flat[self.offset :], self.size, tuple(s * step for s in self.strides))
 
     def backward(self, grad: Array) -> Grads:
-        flat = np.zeros(self.extent, grad.dtype)
-        np.add.at(flat, places(self.size, self.strides, self.offset), grad)
-        return (flat[places(self.input_shape, self.input_strides, self.start)],)
+        flat = np.zeros(self.extent, grad.dtype, like=grad)
+        np.add.at(flat, places(self.size, self.strides, self.offset, grad), grad)
+        return (flat[places(self.input_shape, self.input_strides, self.start, grad)],)
 
 
 def extent_of(array: Array) -> int:
@@ -80,11 +80,13 @@ def extent_of(array: Array) -> int:
     return 1 + sum((n - 1) * step for n, step in steps) // array.itemsize
 
 
-def places(size: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Array:
-    """The position in flat memory of every element of a strided view."""
-    index = np.full((1,) * len(size), offset)
+def places(size: tuple[int, ...], strides: tuple[int, ...], offset: int, like: Array) -> Array:
+    """The position in flat memory of every element of a strided view, on the device of `like`."""
+    index = np.full_like(like, offset, np.int64, shape=(1,) * len(size), order="C")
     for axis, (n, step) in enumerate(zip(size, strides, strict=True)):
-        index = index + (np.arange(n) * step).reshape((-1,) + (1,) * (len(size) - 1 - axis))
+        index = index + (np.arange(n, like=like) * step).reshape(
+            (-1,) + (1,) * (len(size) - 1 - axis)
+        )
     return index
 
 
@@ -113,18 +115,18 @@ class Blocks:
             ]
             yield at[0], at[1], (slice(None), slice(None), *key)
 
-    def _padded(self, batch: tuple[int, ...], dtype: np.dtype) -> tuple[Array, Array]:
+    def _padded(self, batch: tuple[int, ...], like: Array) -> tuple[Array, Array]:
         """(zeros of the padded image, the part of it without padding)."""
         (h, w), (ph, pw) = self.image, self.padding
-        whole = np.zeros((*batch, h + 2 * ph, w + 2 * pw), dtype)
+        whole = np.zeros((*batch, h + 2 * ph, w + 2 * pw), like.dtype, like=like)
         return whole, whole[:, :, ph : ph + h, pw : pw + w]
 
     def columns(self, image: Array) -> Array:
         """(N, C, H, W) -> (N, C * kernel, blocks)."""
         n, c = image.shape[:2]
-        whole, inner = self._padded((n, c), image.dtype)
+        whole, inner = self._padded((n, c), image)
         inner[...] = image
-        y = np.empty((n, c, *self.kernel, *self.counts), image.dtype)
+        y = np.empty((n, c, *self.kernel, *self.counts), image.dtype, like=image)
         for i, j, key in self._pixels():
             y[:, :, i, j] = whole[key]
         return y.reshape(n, c * self.kernel[0] * self.kernel[1], self.counts[0] * self.counts[1])
@@ -133,10 +135,10 @@ class Blocks:
         """(N, C * kernel, blocks) -> (N, C, H, W), overlapping blocks summed."""
         n, c = columns.shape[0], columns.shape[1] // (self.kernel[0] * self.kernel[1])
         blocks = columns.reshape(n, c, *self.kernel, *self.counts)
-        whole, inner = self._padded((n, c), columns.dtype)
+        whole, inner = self._padded((n, c), columns)
         for i, j, key in self._pixels():
             whole[key] += blocks[:, :, i, j]
-        return np.ascontiguousarray(inner)
+        return contiguous(inner)
 
 
 class Unfold(Op):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..backend.arrays import as_array
 from ..errors import ArgumentError, DtypeError
 from ..ops import activation, elementwise
 from . import graph, promote
@@ -168,7 +169,7 @@ def floor_divide(input: Any, other: Any) -> Any:
 
 def _refuse_zero(name: str, a: Any, b: Any) -> None:
     """Raise if integers are to be divided by 0."""
-    divisor = b._array if isinstance(b, TensorBase) else np.asarray(b)
+    divisor = b._array if isinstance(b, TensorBase) else as_array(b)
     if promote.result_dtype(a, b).kind in "iu" and not np.all(divisor):
         raise ZeroDivisionError(f"{name}: integer division by zero")
 
@@ -280,7 +281,7 @@ clip = clamp
 def _beyond(input: Any, bound: Any, worse: Any) -> Any:
     """`bound` where input is beyond it, or where it is nan; else input."""
     if not isinstance(bound, TensorBase):
-        bound = input._new(np.asarray(bound, dtypes.scalar_dtype(bound)))
+        bound = input._new(as_array(bound, dtypes.scalar_dtype(bound)))
     input, bound = promote.operands("clamp", input, bound)
     return where(plain(lambda x, b: worse(x, b) | (b != b), "clamp", input, bound), bound, input)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.engine import Run, delivering
+from ..backend.arrays import is_array, owned
 from ..errors import ArgumentError, GradientError
 from . import graph
 from .gradients import root_of
@@ -144,14 +145,14 @@ def grad(
     for i, t in enumerate(wanted):
         found = _found(t, captured)
         if found is None and materialize_grads:
-            found = np.zeros(t._array.shape, t._array.dtype)
+            found = np.zeros(t._array.shape, t._array.dtype, like=t._array)
         elif found is None and not allow_unused:
             raise GradientError(
                 f"grad: input {i} of shape {tuple(t.shape)} was not used to compute the outputs; "
                 "allow_unused=True gives None for it"
             )
-        if isinstance(found, np.ndarray | np.generic):
-            found = Tensor(np.array(found, order="C"))
+        if is_array(found) or isinstance(found, np.generic):
+            found = Tensor(owned(found))
         results.append(found)
     return tuple(results)
 

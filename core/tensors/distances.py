@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import on
 from ..dtypes import FLOATING
 from ..errors import DtypeError, OptionError, ShapeError
 from ..ops.index import Take
@@ -58,7 +59,7 @@ def pdist(input: Any, p: float = 2.0) -> Any:
         raise ShapeError(
             f"pdist: expected a matrix and p of 0 or more, came {tuple(input.shape)}, p={p}"
         )
-    i, j = np.triu_indices(input._array.shape[0], 1)
+    i, j = (on(p, input._array) for p in np.triu_indices(input._array.shape[0], 1))
     return vector_norm(apply(Take((i,)), input) - apply(Take((j,)), input), p, -1)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import contiguous
 from ..errors import ShapeError
 from .promote import refuse_complex
 from .reductions import axis_of
@@ -84,7 +85,7 @@ def _asked(
     return_inverse: bool,
     return_counts: bool,
 ) -> Any:
-    results = [input._new(np.ascontiguousarray(found))]
+    results = [input._new(contiguous(found))]
     if return_inverse:
         results.append(input._new(inverse.astype(np.int64, copy=False)))
     if return_counts:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.mode import mode, no_grad
+from ..backend.arrays import as_array
 from ..dtypes import DIFFERENTIABLE
 from ..errors import GradientError
 from ..ops.base import Op
@@ -123,7 +124,7 @@ class FunctionNode(Op):
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         grads = [
-            None if g is None else Tensor(np.asarray(g))
+            None if g is None else Tensor(as_array(g))
             for g in (grad if self.outputs > 1 else (grad,))
         ]
         with no_grad():

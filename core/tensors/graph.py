@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.mode import mode
-from ..backend.arrays import address_of, as_array, on_device
+from ..backend.arrays import address_of, as_array, module_of, on_device, strided
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..dtypes import DIFFERENTIABLE, is_half
 from ..errors import GradientError
@@ -415,16 +415,23 @@ class Place(NamedTuple):
     root_strides: tuple[int, ...]
     dtypes: tuple[np.dtype, np.dtype] | None = None
 
-    def memory(self, dtype: np.dtype, zeros: bool) -> tuple[np.ndarray, np.ndarray]:
-        """New memory laid out as the root's: (the whole of it, the part of the view)."""
-        own, root = self.dtypes or (dtype, dtype)
+    def memory(self, like: np.ndarray, zeros: bool) -> tuple[np.ndarray, np.ndarray]:
+        """New memory laid out as the root's: (the whole of it, the part of the view).
+
+        Args:
+            like: gives the dtype, unless `dtypes` does, and the device.
+            zeros: whether it holds zeros; else anything.
+        """
+        xp = module_of(like)
+        own, root = self.dtypes or (like.dtype, like.dtype)
         if 0 in self.root_shape:
-            return np.zeros(self.root_shape, root), np.zeros(self.shape, own)
+            return xp.zeros(self.root_shape, root), xp.zeros(self.shape, own)
         steps = zip(self.root_shape, self.root_strides, strict=True)
         count = 1 + sum((n - 1) * step for n, step in steps) // root.itemsize
-        buffer = np.zeros(count, root) if zeros else np.empty(count, root)
-        whole = np.ndarray(self.root_shape, root, buffer, 0, self.root_strides)
-        return whole, np.ndarray(self.shape, own, buffer, self.offset, self.strides)
+        buffer = xp.zeros(count, root) if zeros else xp.empty(count, root)
+        whole = strided(buffer, self.root_shape, self.root_strides)
+        inner = buffer.view(np.uint8)[self.offset :]
+        return whole, strided(inner, self.shape, self.strides, own)
 
 
 def place_of(t: TensorBase, root: TensorBase) -> Place:
@@ -458,7 +465,7 @@ class AsStrided(Op):
             repeated = tuple(i for i, step in enumerate(place.strides) if step == 0)
             grad = grad.sum(axis=repeated, keepdims=True)
             place = place._replace(shape=grad.shape)
-        whole, part = place.memory(grad.dtype, zeros=True)
+        whole, part = place.memory(grad, zeros=True)
         if _overlaps(part):  # windows: element by element
             for index in np.ndindex(part.shape):
                 part[index] += grad[index]

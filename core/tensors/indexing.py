@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import address_of, as_array, is_array, on
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import index as ops
 from ..ops.shape import Slice
@@ -29,15 +30,15 @@ def _part(k: Any) -> Any:
     if isinstance(k, range):
         k = list(k)
     if isinstance(k, list):
-        return np.asarray([_part(e) for e in k], dtype=None if k else np.int64)
+        return as_array([_part(e) for e in k], dtype=None if k else np.int64)
     if isinstance(k, slice):
         if k.step is not None and int(k.step) <= 0:
             raise ValueError("index: the step of a slice must be positive; use flip()")
         ends = (None if e is None else int(e) for e in (k.start, k.stop, k.step))
         return slice(*ends)
-    if isinstance(k, np.ndarray) and k.ndim == 0:
+    if is_array(k) and k.ndim == 0:
         return k.item()
-    if k is None or k is Ellipsis or isinstance(k, bool | int | np.integer | np.ndarray):
+    if k is None or k is Ellipsis or isinstance(k, bool | int | np.integer) or is_array(k):
         return k
     if isinstance(k, str):
         raise TypeError(f"index: expected integers, slices or tensors, came the string {k!r}")
@@ -50,9 +51,9 @@ def _part(k: Any) -> Any:
 def normal_key(key: Any, ndim: int) -> tuple[tuple[Any, ...], bool]:
     """(key for NumPy with "..." spelled out, whether it is basic and so gives a view)."""
     parts = [_part(k) for k in key] if isinstance(key, tuple) else [_part(key)]
-    basic = not any(isinstance(p, np.ndarray | bool) for p in parts)
+    basic = not any(isinstance(p, bool) or is_array(p) for p in parts)
     used = sum(
-        (p.ndim if isinstance(p, np.ndarray) and p.dtype == bool else 1)
+        (p.ndim if is_array(p) and p.dtype == bool else 1)
         for p in parts
         if p is not None and p is not Ellipsis and not isinstance(p, bool)
     )
@@ -77,7 +78,7 @@ def _integers_first(input: Any, key: tuple[Any, ...]) -> tuple[Any, tuple[Any, .
     first: list[Any] = []
     rest: list[Any] = []
     for p in key:
-        if isinstance(p, np.ndarray):
+        if is_array(p):
             first.extend([slice(None)] * (p.ndim if p.dtype == bool else 1))
             rest.append(p)
         elif isinstance(p, bool):
@@ -87,6 +88,13 @@ def _integers_first(input: Any, key: tuple[Any, ...]) -> tuple[Any, tuple[Any, .
             if p is None or isinstance(p, slice):
                 rest.append(slice(None))
     return view(Slice(tuple(first)), input), tuple(rest)
+
+
+def _beside(key: tuple[Any, ...], input: Any) -> tuple[Any, ...]:
+    """`key` with its index arrays where `input` lies: those of main memory may index any tensor."""
+    if input.is_cpu:
+        return key
+    return tuple(on(p, input._array) if isinstance(p, np.ndarray) else p for p in key)
 
 
 def getitem(input: Any, key: Any) -> Any:
@@ -102,7 +110,7 @@ def getitem(input: Any, key: Any) -> Any:
         if basic:
             return view(Slice(key), input)
         input, key = _integers_first(input, key)
-        return apply(ops.Take(key), input)
+        return apply(ops.Take(_beside(key, input)), input)
     except IndexError as err:
         if isinstance(err, BoundsError):
             raise
@@ -124,6 +132,7 @@ def setitem(input: Any, key: Any, value: Any) -> None:
     key, basic = normal_key(key, input._array.ndim)
     if not basic:
         input, key = _integers_first(input, key)
+        key = _beside(key, input)
     elif _is_place(value, input, key):
         return  # the second half of ``x[key] += y``, which has changed the view already
     array = input._canonical()
@@ -131,7 +140,7 @@ def setitem(input: Any, key: Any, value: Any) -> None:
         check_overlap(array[(*key, ...)] if basic else array, "setitem")
     if isinstance(value, TensorBase):
         value = cast(value, array.dtype)
-        if value._array.ndim == 0 and not value._requires_grad:
+        if value._array.ndim == 0 and not value._requires_grad and value.is_cpu:
             value = value._array.item()
     source = value._array if isinstance(value, TensorBase) else value
     tracked = graph.mode.enabled and (
@@ -157,7 +166,7 @@ def setitem(input: Any, key: Any, value: Any) -> None:
 def _fitted(value: Any, part: Any) -> Any:
     """`value` as a tensor with no more dimensions than `part`."""
     if not isinstance(value, TensorBase):
-        return part._new(np.asarray(value, part._array.dtype))
+        return part._new(as_array(value, part._array.dtype))
     extra = value._array.ndim - part._array.ndim
     if extra <= 0 or any(n != 1 for n in value._array.shape[:extra]):
         return value
@@ -174,7 +183,7 @@ def _is_place(value: Any, input: Any, key: tuple[Any, ...]) -> bool:
     return (
         place.shape == array.shape
         and place.strides == array.strides
-        and place.__array_interface__["data"] == array.__array_interface__["data"]
+        and address_of(place) == address_of(array)
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import dtypes
 from ..autograd.mode import mode
+from ..backend.arrays import is_array, may_share_memory
 from ..errors import DtypeError, GradientError, ShapeError
 from ..ops.base import Op
 from .graph import (
@@ -36,7 +37,7 @@ class AssignView(Op):
         self.place = place
 
     def backward(self, grad: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        whole, part = self.place.memory(grad.dtype, zeros=False)
+        whole, part = self.place.memory(grad, zeros=False)
         whole[...] = grad
         value = part.copy() if self.needs[1] else None
         part[...] = 0
@@ -134,7 +135,7 @@ def changed(op: Any, name: str, t: Any, rest: tuple[Any, ...], in_place: bool) -
     check_overlap(array, name)
     arrays = [r._array if isinstance(r, TensorBase) else r for r in rest]
     for i, r in enumerate(arrays):
-        if isinstance(r, np.ndarray) and np.may_share_memory(r, array):
+        if is_array(r) and may_share_memory(r, array):
             arrays[i] = r.copy()
     with np.errstate(all="ignore"):
         op.write(array, *arrays)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import on
 from ..errors import ArgumentError, ShapeError
 from ..ops import shape as ops
 from ..ops.index import Take
@@ -187,7 +188,7 @@ def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
             f"combinations: expected a vector and r of 0 or more, came {tuple(input.shape)}, r={r}"
         )
     choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
-    places = np.array(list(choose(range(len(input)), r)), np.int64)
+    places = on(np.array(list(choose(range(len(input)), r)), np.int64), input._array)
     if r == 0:
         return input[:0]
     return apply(Take((places.reshape(-1, r),)), input)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import contiguous as in_c_order
 from ..errors import ShapeError
 from ..ops.elementwise import Clone
 from .graph import TensorBase, apply
@@ -66,7 +67,7 @@ def in_format(input: Any, wanted: memory_format, name: str) -> Any:
     if wanted not in _DIMENSIONS or has_format(input, wanted, name):
         return input
     out = apply(Clone(), input)
-    out._array = np.moveaxis(np.ascontiguousarray(np.moveaxis(input._array, 1, -1)), -1, 1)
+    out._array = np.moveaxis(in_c_order(np.moveaxis(input._array, 1, -1)), -1, 1)
     return out
 
 

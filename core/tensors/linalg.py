@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import as_array
 from ..errors import AllgradError, DtypeError, ShapeError
 from ..ops import linalg as ops
 from . import reductions as reduce
@@ -370,7 +371,7 @@ def qr(A: Any, mode: str = "reduced") -> Any:  # noqa: N803 - PyTorch's spelling
     _matrix("qr", A)
     if mode == "r":
         triangle: Any = np.linalg.qr(A._array, mode="r")
-        return QRResult(A._new(np.empty(0, triangle.dtype)), A._new(triangle))
+        return QRResult(A._new(np.empty(0, triangle.dtype, like=triangle)), A._new(triangle))
     if mode == "complete" and A.shape[-2] > A.shape[-1]:
         q, r = np.linalg.qr(A._array, mode="complete")
         return QRResult(A._new(q), A._new(r))
@@ -432,8 +433,15 @@ def matrix_rank(
     _matrix("matrix_rank", A, square=hermitian)
     values = np.linalg.svd(A._array, compute_uv=False)
     relative = rtol if rtol is not None else 0.0 if atol is not None else _cutoff(A)
-    bound = np.maximum(atol or 0.0, relative * values.max(-1, initial=0, keepdims=True))
-    return A._new(np.asarray((values > bound).sum(-1)))
+    bound = np.maximum(atol or 0.0, relative * _largest(values))
+    return A._new(as_array((values > bound).sum(-1)))
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """The largest of each row, (..., 1); 0 of an empty one."""
+    if values.shape[-1]:
+        return values.max(-1, keepdims=True)
+    return np.zeros_like(values, shape=(*values.shape[:-1], 1))
 
 
 def cond(A: Any, p: Any = None) -> Any:  # noqa: N803 - PyTorch's spelling
@@ -463,5 +471,5 @@ def diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
 def vander(x: Any, N: int | None = None) -> Any:  # noqa: N803 - PyTorch's spelling
     """Matrices whose rows are powers 0 to N-1 of the elements of `x`."""
     count = x.shape[-1] if N is None else N
-    powers = x._new(np.arange(count))
+    powers = x._new(np.arange(count, like=x._array))
     return x.unsqueeze(-1) ** cast(powers, x._array.dtype)

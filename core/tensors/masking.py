@@ -162,7 +162,7 @@ class MaskingMethods(TensorBase):
             raise ShapeError(
                 f"fill_diagonal_: expected a matrix, or more dimensions of equal size, came {shape}"
             )
-        hit = np.zeros(shape, bool)
+        hit = np.zeros_like(self._array, bool, order="C")
         np.fill_diagonal(hit, True, wrap=wrap and len(shape) == 2)
         check_in_place(self, "fill_diagonal_")
         return self.masked_fill_(self._new(hit), fill_value)

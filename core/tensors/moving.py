@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import as_array, on, to_host
 from ..errors import ShapeError, Unsupported
 from ..ops import shape as ops
 from ..ops.index import Take
@@ -75,12 +76,16 @@ def repeat_interleave(
     tensor([5, 6, 6, 6])
     """
     if repeats is None:
-        return input._new(np.repeat(np.arange(input._array.size), _counts(input)))
+        return input._new(
+            on(np.repeat(np.arange(input._array.size), to_host(_counts(input))), input._array)
+        )
     if dim is None:
         input, dim = flatten(input), 0
     axis = axis_of(dim, input.ndim, "repeat_interleave")
     shape = tuple(input._array.shape)
-    counts = _counts(repeats) if isinstance(repeats, TensorBase) else np.asarray(int(repeats))
+    counts = (
+        to_host(_counts(repeats)) if isinstance(repeats, TensorBase) else as_array(int(repeats))
+    )
     if counts.size != 1 and counts.size != shape[axis]:
         raise ShapeError(
             f"repeat_interleave: expected one count or {shape[axis]} for dimension {dim} of shape "
@@ -95,7 +100,7 @@ def repeat_interleave(
         n = int(counts.reshape(-1)[0])
         wide = expand(unsqueeze(input, axis + 1), *shape[: axis + 1], n, *shape[axis + 1 :])
         return reshape(wide, *shape[:axis], shape[axis] * n, *shape[axis + 1 :])
-    places = np.repeat(np.arange(shape[axis]), counts)
+    places = on(np.repeat(np.arange(shape[axis]), counts), input._array)
     return apply(Take((slice(None),) * axis + (places,)), input)
 
 

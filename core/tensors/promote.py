@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..backend.arrays import as_array
 from ..errors import DtypeError, ShapeError
 from ..ops.base import Op
 from ..ops.elementwise import Cast
@@ -126,7 +127,7 @@ def _with_scalar(name: str, t: Any, value: Any) -> tuple[Any, Any]:
         floating = to.kind in dtypes.FLOATING  # a float64 tensor times 1j is complex128
         t = cast(t, dtypes.promote(to, scalar) if floating else scalar)
     elif to.kind in "iu" and not _fits(value, to):
-        value = np.asarray(value).astype(to)[()]  # wraps around, as in PyTorch
+        value = as_array(value).astype(to)[()]  # wraps around, as in PyTorch
     return t, value
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..backend.arrays import as_array
 from ..errors import BoundsError, DtypeError, OptionError, ShapeError
 from ..ops import reduce
 from ..ops.elementwise import Flat
@@ -221,13 +222,13 @@ def nanmean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
         raise DtypeError(f"nanmean: expected a floating point tensor, came {input.dtype}")
     axes = axes_of(dim, input.ndim, "nanmean")
     count = (~np.isnan(input._array)).sum(axis=axes, keepdims=keepdim)
-    return div(nansum(input, dim, keepdim, dtype=dtype), input._new(np.asarray(count)))
+    return div(nansum(input, dim, keepdim, dtype=dtype), input._new(as_array(count)))
 
 
 def count_nonzero(input: Any, dim: Any = None) -> Any:
     """How many elements (along `dim`) are not zero, int64."""
     axes = axes_of(dim, input.ndim, "count_nonzero")
-    return input._new(np.asarray(np.count_nonzero(input._array, axis=axes), np.int64))
+    return input._new(as_array(np.count_nonzero(input._array, axis=axes), np.int64))
 
 
 def _not_empty(input: Any, name: str, axes: tuple[int, ...] | None) -> None:
@@ -367,7 +368,7 @@ def dist(input: Any, other: Any, p: Any = 2) -> Any:
 def _truth(function: Any, name: str) -> Callable[..., Any]:
     def truth(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
         axes = axes_of(dim, input.ndim, name)
-        y = np.asarray(function(input._array, axis=axes, keepdims=keepdim))
+        y = as_array(function(input._array, axis=axes, keepdims=keepdim))
         # PyTorch keeps uint8, which was its bool once.
         return input._new(y.astype(np.uint8) if input._array.dtype == np.uint8 else y)
 

@@ -82,7 +82,7 @@ def _extreme_so_far(function: np.ufunc, name: str) -> Callable[..., Any]:
         top = function.accumulate(array, axis=axis)
         shape = [1] * array.ndim
         shape[axis] = -1
-        place = np.arange(array.shape[axis]).reshape(shape)
+        place = np.arange(array.shape[axis], like=array).reshape(shape)
         # Of equal ones the last; nan, once met, stays.
         hit = (array == top) | (np.isnan(array) if array.dtype.kind in dtypes.FLOATING else False)
         indices = np.maximum.accumulate(np.where(hit, place, 0), axis=axis)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import as_array, on, to_host
 from ..dtypes import FLOATING
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import reduce
@@ -99,7 +100,7 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
             f"topk: expected k within 0..{input._array.shape[axis]} for dimension {dim}, came {k}"
         )
     order = _order(input._array, axis, descending=largest)
-    indices = input._new(np.take(order, np.arange(k), axis=axis))
+    indices = input._new(np.take(order, np.arange(k, like=order), axis=axis))
     return ValuesAndIndices(apply(reduce.Pick(axis), input, indices), indices)
 
 
@@ -173,7 +174,7 @@ def _median(name: str, skip_nan: bool) -> Callable[..., Any]:
         refuse_complex(name, input)
         if not input._array.size:
             if input._array.dtype.kind in FLOATING:
-                return input._new(np.asarray(np.nan, input._array.dtype))
+                return input._new(as_array(np.nan, input._array.dtype))
             raise BoundsError(f"{name}: expected at least one element, came {tuple(input.shape)}")
         return apply(reduce.Extreme(of_all, None, False), input)
 
@@ -200,8 +201,8 @@ def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
     axis = _line(input, dim, "mode")
     order = _order(input._array, axis)
     line = np.moveaxis(np.take_along_axis(input._array, order, axis=axis), axis, -1)
-    place = np.broadcast_to(np.arange(line.shape[-1]), line.shape)
-    starts = np.ones(line.shape, bool)
+    place = np.broadcast_to(np.arange(line.shape[-1], like=line), line.shape)
+    starts = np.ones_like(line, bool, order="C")
     starts[..., 1:] = line[..., 1:] != line[..., :-1]
     length = place - np.maximum.accumulate(np.where(starts, place, 0), axis=-1)
     best = np.expand_dims(length.argmax(axis=-1), axis)  # the end of the first longest run
@@ -263,14 +264,14 @@ def _fractions(name: str, input: Any, q: Any) -> np.ndarray:
                 f"{name}: expected q of {input.dtype} with at most one dimension, came {q.dtype} "
                 f"of shape {tuple(q.shape)}"
             )
-        array = q._array.astype(np.float64)
+        array = to_host(q._array).astype(np.float64)
     else:
         array = np.asarray(q, np.float64)
     if not ((array >= 0) & (array <= 1)).all():
         raise DtypeError(f"{name}: expected q within 0..1, came {array.tolist()}")
     if not input._array.size:
         raise ShapeError(f"{name}: expected at least one element, came {tuple(input.shape)}")
-    return array
+    return on(array, input._array)
 
 
 def _quantile(
@@ -312,7 +313,7 @@ def _between(ordered: Any, rank: np.ndarray, interpolation: str) -> Any:
         return low
     above = ordered._new(np.ceil(rank).astype(np.int64))
     high = apply(Gather(ordered.ndim - 1), ordered, above)
-    weight = rank - np.floor(rank) if interpolation == "linear" else np.full(rank.shape, 0.5)
+    weight = rank - np.floor(rank) if interpolation == "linear" else np.full_like(rank, 0.5)
     return lerp(low, high, ordered._new(weight.astype(ordered._array.dtype)))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import as_array
 from ..errors import ArgumentError, DtypeError, ShapeError
 from .arithmetic import mul, where
 from .graph import TensorBase
@@ -173,7 +174,7 @@ def searchsorted(
     sequence = sorted_sequence._array
     if sorter is not None:
         sequence = np.take_along_axis(sequence, sorter._array, axis=-1)
-    values = input._array if isinstance(input, TensorBase) else np.asarray(input)
+    values = input._array if isinstance(input, TensorBase) else as_array(input)
     if sequence.ndim > 1 and sequence.shape[:-1] != values.shape[:-1]:
         raise ShapeError(
             f"searchsorted: expected sequences and values of the same leading dimensions, came "
@@ -191,7 +192,7 @@ def searchsorted(
         for i, (line, part) in enumerate(zip(lines, parts, strict=True)):
             found[i] = np.searchsorted(line, part, where_to)  # type: ignore[call-overload]
         found = found.reshape(values.shape)
-    return sorted_sequence._new(np.asarray(found, np.int32 if out_int32 else np.int64))
+    return sorted_sequence._new(as_array(found, np.int32 if out_int32 else np.int64))
 
 
 def bucketize(input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:

@@ -111,7 +111,7 @@ def resize_(input: Any, *sizes: Any) -> Any:
     flat = input._canonical().reshape(-1)
     count = int(np.prod(to, dtype=np.int64))
     if count > flat.size:
-        longer = np.empty(count, flat.dtype)
+        longer = np.empty(count, flat.dtype, like=flat)
         longer[: flat.size] = flat
         flat = longer
     input._array = flat[:count].reshape(to)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arrays import as_array
 from ..error_function import erf
 from ..protocol_recurrent import Array
 
@@ -37,7 +38,7 @@ class ActivationKernels:
     def sigmoid_forward(self, x: Array) -> Array:
         y = self.xp.tanh(0.5 * x)  # which cannot overflow
         y = 0.5 * y + 0.5
-        return self.xp.asarray(y)
+        return as_array(y)
 
     def sigmoid_backward(self, grad_y: Array, y: Array) -> Array:
         return grad_y * _conj(y * (1 - y))

@@ -26,7 +26,10 @@ class AttentionKernels:
         scores = xp.matmul(q * q.dtype.type(scale), xp.swapaxes(k, -1, -2))
         if bias is not None:
             scores += bias
-        top = scores.max(axis=-1, keepdims=True, initial=-xp.inf)
+        if not scores.shape[-1]:  # nothing to attend to
+            out[...] = 0
+            return out, scores
+        top = scores.max(axis=-1, keepdims=True)
         # A query that may attend to nothing gets zeros, not NaN.
         scores -= xp.where(xp.isneginf(top), 0, top).astype(scores.dtype, copy=False)
         probabilities: Array = xp.exp(scores, out=scores)

@@ -231,8 +231,10 @@ class MoreOptimKernels:
         grad = -grad if maximize else grad
         agreement = grad * prev
         turned = agreement < 0
-        xp.multiply(step_size, eta_plus, out=step_size, where=agreement > 0)
-        xp.multiply(step_size, eta_minus, out=step_size, where=turned)
+        step_size *= xp.where(
+            agreement > 0, step_size.dtype.type(eta_plus), step_size.dtype.type(1)
+        )
+        step_size *= xp.where(turned, step_size.dtype.type(eta_minus), step_size.dtype.type(1))
         xp.clip(step_size, step_size_min, step_size_max, out=step_size)
         prev[...] = grad
         prev[turned] = 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import as_array
 from ..protocol import Array
 
 _BLOCK = 65536  # elements
@@ -86,7 +87,7 @@ class SoftmaxKernels:
         rows = np.arange(len(target))
         loss = -log_p[rows, target].sum()
         total = len(target) if reduction == "mean" else 1
-        return np.asarray(loss / total, log_p.dtype), (log_p, rows, target, total)
+        return as_array(loss / total, log_p.dtype), (log_p, rows, target, total)
 
     def _general(
         self,
@@ -115,7 +116,7 @@ class SoftmaxKernels:
         saved = (log_p, safe, w, valid, coefficients, total)
         if reduction == "none":
             return loss.astype(log_p.dtype, copy=False), saved
-        return xp.asarray(loss.sum() / total, dtype=log_p.dtype), saved
+        return as_array(loss.sum() / total, log_p.dtype), saved
 
     def nll_backward(
         self,

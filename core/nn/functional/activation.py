@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ... import random
+from ...backend.arrays import on
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...ops import activation as ops
 from ...ops import shrink
@@ -114,7 +115,7 @@ def rrelu(
     if not training:
         return leaky_relu(input, (lower + upper) / 2, inplace)
     x = input._array
-    draws = random.default_generator().numpy.uniform(lower, upper, x.shape)
+    draws = on(random.default_generator().numpy.uniform(lower, upper, x.shape), x)
     y = input * Tensor(np.where(x > 0, 1, draws).astype(x.dtype))
     return assign(input, y, "rrelu_") if inplace else y
 
@@ -300,7 +301,7 @@ def gumbel_softmax(
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax".
     """
     need_floating("gumbel_softmax", logits)
-    noise = random.default_generator().numpy.gumbel(size=logits._array.shape)
+    noise = on(random.default_generator().numpy.gumbel(size=logits._array.shape), logits._array)
     soft = softmax((logits + Tensor(noise.astype(logits._array.dtype))) / tau, dim)
     if not hard:
         return soft

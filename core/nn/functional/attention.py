@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import constant
 from ...errors import DtypeError, OptionError, ShapeError
 from ...ops.attention import Attention, HeadsAttention, causal_bias
 from ...tensors import Tensor
@@ -181,7 +182,9 @@ def multi_head_attention_forward(
         mask = _with_extra_keys(mask, heads[1].shape[2] - sizes[3])
         causal = hint and heads[1].shape[2] == sizes[3]
         if hint and not causal:  # keys were added, which all may attend to
-            later = Tensor(causal_bias(steps, sizes[3], query._array.dtype.str))
+            later = Tensor(
+                constant(causal_bias(steps, sizes[3], query._array.dtype.str), query._array)
+            )
             mask = _with_extra_keys(later, heads[1].shape[2] - sizes[3])
         y, weights = _attend(heads, mask, causal, scale, dropped, need_weights)
         y = y.permute(2, 0, 1, 3).reshape(steps, n, features)

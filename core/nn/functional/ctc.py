@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import on, to_host
 from ...errors import DtypeError, ShapeError
 from ...ops.ctc import CTC
 from ...tensors import Tensor
@@ -65,13 +66,13 @@ def ctc_loss(
     padded = _padded(name, targets, labels, single)
     loss = apply(CTC(padded, inputs, labels, blank, zero_infinity), x)
     if reduction == "mean":
-        divisor = np.maximum(labels, 1).astype(x._array.dtype)
+        divisor = on(np.maximum(labels, 1).astype(x._array.dtype), x._array)
         return (loss / Tensor(divisor)).mean()
     return reduced(loss.reshape(()) if single else loss, reduction)
 
 
 def _lengths(what: str, given: Any, samples: int, limit: int | None) -> np.ndarray:
-    array = given._array if isinstance(given, Tensor) else np.asarray(given)
+    array = to_host(given._array) if isinstance(given, Tensor) else np.asarray(given)
     if array.dtype.kind not in "iu":
         raise DtypeError(f"ctc_loss: expected integers as {what}, came {array.dtype}")
     if array.size != samples:
@@ -88,7 +89,7 @@ def _lengths(what: str, given: Any, samples: int, limit: int | None) -> np.ndarr
 
 def _padded(name: str, targets: Tensor, labels: np.ndarray, single: bool) -> np.ndarray:
     """Labels as (N, S), whichever way they were given."""
-    array = targets._array
+    array = to_host(targets._array)
     if array.dtype.kind not in "iu":
         raise DtypeError(f"{name}: expected integer targets, came {targets.dtype}")
     longest = int(labels.max()) if labels.size else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...autograd import no_grad
+from ...backend.arrays import to_host
 from ...errors import BoundsError, DtypeError, OptionError, ShapeError
 from ...ops.embedding import BagReduce
 from ...ops.embedding import Embedding as LookUp
@@ -99,7 +100,8 @@ def embedding_bag(
     if padding is not None:
         used = flat._array != padding
         at = np.repeat(np.arange(len(counts)), counts)
-        counts = np.bincount(at[used], minlength=len(counts))
+        kept = to_host(used)
+        counts = np.bincount(at[kept], minlength=len(counts))
         flat = Tensor(flat._array[used])
         factors = None if factors is None else factors[Tensor(np.flatnonzero(used))]
     if max_norm is not None:
@@ -174,7 +176,7 @@ def _bags(input: Tensor, offsets: Tensor | None, include_last: bool) -> np.ndarr
         return np.full(shape[0], shape[1])
     if offsets is None or offsets.ndim != 1:
         raise OptionError("embedding_bag: expected offsets of one dimension for input of one")
-    starts = offsets._array
+    starts = to_host(offsets._array)
     if len(starts) and (starts[0] != 0 or starts[-1] > shape[0]):
         raise ShapeError(
             f"embedding_bag: expected offsets from 0 to at most {shape[0]}, came "

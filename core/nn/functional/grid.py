@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import constant, contiguous
 from ...errors import ArgumentError, DtypeError, OptionError, ShapeError, UnsupportedInputError
 from ...tensors import Tensor, arithmetic
 from ...tensors.arithmetic import where
@@ -56,11 +58,21 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
         raise ShapeError(
             f"{name}: theta {tuple(theta.shape)} and size {tuple(size)} differ in the batch"
         )
-    lines = [_line(n, bool(align_corners)) for n in size[2:]]
+    flat = Tensor(_base(tuple(size[2:]), bool(align_corners), theta._array))
+    return (flat @ theta.transpose(1, 2)).reshape(size[0], *size[2:], dims)
+
+
+@lru_cache(maxsize=64)
+def _places(size: tuple[int, ...], align_corners: bool) -> np.ndarray:
+    """(1, positions, dims + 1): the coordinates of every position, and 1."""
+    lines = [_line(n, align_corners) for n in size]
     coordinates = np.meshgrid(*lines, indexing="ij")[::-1]
     base = np.stack([*coordinates, np.ones_like(coordinates[0])], axis=-1)
-    flat = Tensor(base.reshape(1, -1, dims + 1).astype(theta._array.dtype))
-    return (flat @ theta.transpose(1, 2)).reshape(size[0], *size[2:], dims)
+    return base.reshape(1, -1, len(size) + 1)
+
+
+def _base(size: tuple[int, ...], align_corners: bool, like: Any) -> Any:
+    return constant(_places(size, align_corners), like).astype(like.dtype, copy=False)
 
 
 def _line(count: int, align_corners: bool) -> np.ndarray:
@@ -199,8 +211,8 @@ def _collect(input: Tensor, axes: list[Axis], sizes: tuple[int, ...]) -> Tensor:
     channels = input._array.shape[1]
     total: Any = None
     for corner in itertools.product(*axes):
-        number: Any = np.zeros((), np.int64)
-        valid: Any = np.ones((), bool)
+        number: Any = 0
+        valid: Any = True
         weight: Any = 1.0
         for (index, share), size in zip(corner, sizes, strict=True):
             with np.errstate(invalid="ignore"):
@@ -212,7 +224,7 @@ def _collect(input: Tensor, axes: list[Axis], sizes: tuple[int, ...]) -> Tensor:
         out = number.shape[1:]
         every = np.broadcast_to(number.reshape(len(number), 1, -1), (len(number), channels,
                                 int(np.prod(out))))  # fmt: skip
-        values = flat.gather(2, Tensor(np.ascontiguousarray(every)))
+        values = flat.gather(2, Tensor(contiguous(every)))
         part = values.reshape(len(number), channels, *out) * weight.unsqueeze(1)
         total = part if total is None else total + part
     found: Tensor = total

@@ -97,7 +97,9 @@ def _spread(name: str, input: Tensor, var: Tensor | float) -> Tensor:
         return var
     if var < 0:
         raise ArgumentError(f"{name}: var has a negative entry, {var}")
-    return Tensor(np.full(input._array.shape, var, input._array.dtype))
+    return Tensor(
+        np.full_like(input._array, var, input._array.dtype, shape=input._array.shape, order="C")
+    )
 
 
 def _one_differs(shape: tuple[int, ...], found: tuple[int, ...]) -> bool:

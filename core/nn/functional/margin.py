@@ -206,7 +206,7 @@ def multi_margin_loss(
     right = x.gather(1, y.unsqueeze(1))
     excess = (margin - right + x).clamp(min=0)
     excess = excess * excess if p == 2 else excess
-    others = Tensor(np.arange(classes) != y._array[:, None])
+    others = Tensor(np.arange(classes, like=y._array) != y._array[:, None])
     loss = where(others, excess, 0.0)
     if weight is not None:
         loss = loss * weight[y].unsqueeze(1)
@@ -235,8 +235,9 @@ def multilabel_margin_loss(
     _within(name, y._array, -1, classes)
     valid = np.cumsum(y._array < 0, axis=1) == 0
     labels = np.where(valid, y._array, 0)
-    is_label = np.zeros(valid.shape, np.int64)
-    np.add.at(is_label, (np.arange(len(valid))[:, None], labels), valid)
+    is_label = np.zeros_like(valid, np.int64)
+    rows = np.arange(len(valid), like=valid)[:, None]
+    np.add.at(is_label, (rows, labels), valid.astype(np.int64))
     chosen = x.gather(1, Tensor(labels))
     excess = (1 - chosen.unsqueeze(2) + x.unsqueeze(1)).clamp(min=0)
     pairs = Tensor(valid[:, :, None] & (is_label == 0)[:, None, :])

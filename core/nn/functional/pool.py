@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import on
 from ...dtypes import FLOATING
 from ...errors import ShapeError
 from ...ops.pool import AdaptivePool, AvgPool, MaxPool, windows
@@ -80,10 +82,10 @@ def _max_indices(
         count = (-(-room // s) if ceil_mode else room // s) + 1
         out.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
     lowest = -np.inf if x.dtype.kind in FLOATING else np.iinfo(x.dtype).min
-    plane = np.arange(int(np.prod(spatial)), dtype=np.int64).reshape(spatial)
-    best = np.full((*x.shape[:2], *out), lowest, x.dtype)
-    where = np.zeros(best.shape, np.int64)
-    unset = np.ones(best.shape, bool)
+    plane = np.arange(math.prod(spatial), dtype=np.int64, like=x).reshape(spatial)
+    best = np.full_like(x, lowest, x.dtype, shape=(*x.shape[:2], *out), order="C")
+    where = np.zeros_like(best, np.int64)
+    unset = np.ones_like(best, bool)
     for index in np.ndindex(*kernel):
         # Rows of the input that kernel position `index` meets, for each output position.
         rows = [
@@ -94,6 +96,8 @@ def _max_indices(
         for r, n in zip(rows, spatial, strict=True):
             inside = inside[..., None] & (r >= 0) & (r < n)
         grid = np.ix_(*[np.clip(r, 0, n - 1) for r, n in zip(rows, spatial, strict=True)])
+        grid = tuple(on(g, x) for g in grid)
+        inside = on(inside, x)
         values, places = x[(..., *grid)], plane[grid]
         better = inside & ((values > best) | unset | np.isnan(values))
         best = np.where(better, values, best)
@@ -136,7 +140,7 @@ def _window_counts(x: np.ndarray, out: Any, kernel: Any, stride: Any, padding: A
         first = np.arange(o) * s - p
         held = np.minimum(first + k, size) - np.maximum(first, 0)
         counts = counts[..., None] * held.astype(x.dtype)
-    return Tensor(counts[None, None])
+    return Tensor(on(counts[None, None], x))
 
 
 def _adaptive(
@@ -175,8 +179,8 @@ def _picked(x: Tensor, indices: np.ndarray) -> tuple[Tensor, Tensor]:
 def _adaptive_indices(x: np.ndarray, out: tuple[int, ...]) -> np.ndarray:
     """Position of the maximum of each adaptive window in the flattened plane, (N, C, *out)."""
     spatial = x.shape[2:]
-    plane = np.arange(int(np.prod(spatial)), dtype=np.int64).reshape(spatial)
-    where = np.zeros((*x.shape[:2], *out), np.int64)
+    plane = np.arange(math.prod(spatial), dtype=np.int64, like=x).reshape(spatial)
+    where = np.zeros((*x.shape[:2], *out), np.int64, like=x)
     for index, window in windows(spatial, out):
         flat = x[window].reshape(*x.shape[:2], -1)
         where[index] = plane[window[1:]].ravel()[flat.argmax(axis=2)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ... import random
+from ...backend.arrays import on
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...tensors import Tensor
 from .conv import per_dimension
@@ -53,7 +54,7 @@ def _unpool(
 
     lead = input._array.shape[:-dims]
     flat = input.flatten(-dims)
-    empty = Tensor(np.zeros((*lead, volume), input._array.dtype))
+    empty = Tensor(np.zeros((*lead, volume), input._array.dtype, like=input._array))
     return empty.scatter(len(lead), indices.flatten(-dims), flat).reshape(*lead, *out)
 
 
@@ -174,7 +175,7 @@ def _fractional_max_pool(
             raise ShapeError(f"{name}: {out} windows of {kernel} do not fit input {spatial}")
         lead = x._array.shape[:2]
         draws = (
-            random.default_generator().numpy.random((*lead, dims))
+            on(random.default_generator().numpy.random((*lead, dims)), x._array)
             if samples is None
             else np.broadcast_to(samples._array, (*lead, dims))
         )
@@ -191,14 +192,14 @@ def _random_windows(
 ) -> np.ndarray:
     """Position of the maximum of each window, (N, C, *out). Source: Graham 2014."""
     spatial, dims = x.shape[2:], len(kernel)
-    number: Any = np.zeros((), np.int64)
+    number: Any = 0
     for i, (n, k, o) in enumerate(zip(spatial, kernel, out, strict=True)):
         draw = draws[..., dims - 1 - i if dims == 2 else i, None]  # PyTorch's order of samples
         step = (n - k) / (o - 1) if o > 1 else 0.0
-        place = np.arange(o)
+        place = np.arange(o, like=x)
         start = ((place + draw) * step).astype(np.int64) - (draw * step).astype(np.int64)
         start[..., -1] = n - k
-        rows = start[..., :, None] + np.arange(k)  # (N, C, o, k)
+        rows = start[..., :, None] + np.arange(k, like=x)  # (N, C, o, k)
         shape = [1] * (2 * dims)
         shape[i], shape[dims + i] = o, k
         number = number * n + rows.reshape(*x.shape[:2], *shape)

@@ -99,7 +99,9 @@ def _pow(node: Node, grad: Any) -> tuple[Any, ...]:
             grad_a = grad * (exponent * base ** (exponent - 1))
     if node.needs[1]:
         if not isinstance(base, Tensor):
-            base = node.constant(np.full(grad._array.shape, a, grad._array.dtype))
+            base = node.constant(
+                np.full_like(grad._array, a, grad._array.dtype, shape=grad._array.shape, order="C")
+            )
         zero = np.equal(base._array, 0) & np.greater_equal(b, 0)
         log = fn.where(node.constant(zero), 1.0, base).log()
         grad_b = masked(grad * (node.output(y) * log), ~zero)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from ...backend.arrays import as_array
 from .. import arithmetic
 from ..tensor import Tensor
 
@@ -37,12 +36,12 @@ def widened(t: Any, shape: tuple[int, ...], axes: Axes, keepdim: bool) -> Any:
 
 def masked(t: Any, mask: Any) -> Any:
     """`t` where the array `mask` holds, else 0."""
-    return arithmetic.where(Tensor(np.asarray(mask)), t, 0.0)
+    return arithmetic.where(Tensor(as_array(mask)), t, 0.0)
 
 
 def times(t: Any, array: Any) -> Any:
     """`t` times a constant array, in the dtype of `t`."""
-    return t * Tensor(np.asarray(array, t._array.dtype))
+    return t * Tensor(as_array(array, t._array.dtype))
 
 
 def conjugate(value: Any) -> Any:

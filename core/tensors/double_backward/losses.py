@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import as_array, is_array
 from ...ops import loss, softmax
 from ...ops.maps import LinearMap
 from .. import arithmetic as fn
@@ -29,7 +30,7 @@ def pair_loss(derivatives: Any) -> Rule:
         slopes = derivatives(op, node.input(0, x), node.input(1, t), node.needs)
         return tuple(
             None if slope is None or not needed
-            else times(grad, slope) if isinstance(slope, np.ndarray) else grad * slope
+            else times(grad, slope) if is_array(slope) else grad * slope
             for slope, needed in zip(slopes, node.needs, strict=True)
         )  # fmt: skip
 
@@ -65,7 +66,7 @@ def _bce_with_logits(op: Any, x: Any, t: Any, needs: Any) -> Any:
     s = x.sigmoid()
     if op.pos_weight is None:
         return s - t, -x
-    p = x._new(np.asarray(op.pos_weight, x._array.dtype))
+    p = x._new(as_array(op.pos_weight, x._array.dtype))
     grad_t = None
     if needs[1]:  # log(1 + e**-x) = -log(sigmoid(x)); as max(-x, 0) + log1p(e**-|x|) it is safe
         soft = (-x).clamp(min=0.0) + ((-x.abs()).exp()).log1p()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import as_array, is_array
 from ...ops.base import Op
 from ...ops.elementwise import Cast
 from .. import graph
@@ -33,7 +34,7 @@ class Node:
 
         A number, or None for an input that was not given, is handed back as it is.
         """
-        if not isinstance(array, np.ndarray | np.generic):
+        if not (is_array(array) or isinstance(array, np.generic)):
             return array
         parent = self._parent(index)
         if parent is None:
@@ -60,7 +61,7 @@ class Node:
         parent = self._parent(index)
         if parent is None:
             return self.constant(array)
-        array = np.asarray(array)
+        array = as_array(array)
         op.needs = (True,)
         op.link((parent,), (self.op.slots[index],))
         op.shape, op.dtype = array.shape, array.dtype
@@ -68,14 +69,14 @@ class Node:
 
     def constant(self, array: Any) -> Any:
         """`array` as a tensor outside the graph."""
-        return self._wrapped(np.asarray(array))
+        return self._wrapped(as_array(array))
 
     def _parent(self, index: int) -> Any:
         parents = self.op.parents
         return parents[index] if index < len(parents) else None
 
     def _connected(self, array: Any, op: Op, slot: int) -> Any:
-        t = self._wrapped(np.asarray(array))
+        t = self._wrapped(as_array(array))
         t._node, t._slot, t._requires_grad = op, slot, True
         return t
 

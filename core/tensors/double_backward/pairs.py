@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import as_array
 from ...ops import pairs as ops
 from ...ops import scan, shrink
 from .. import arithmetic as fn
@@ -60,7 +61,7 @@ def _xlogy(node: Node, grad: Any) -> tuple[Any, Any]:
     zero = np.equal(node.saved[0], 0) & np.less_equal(np.real(node.saved[1]), 0)
     grad_a = None
     if node.needs[0]:
-        wide = b if isinstance(b, Tensor) else node.constant(np.asarray(b, grad._array.dtype))
+        wide = b if isinstance(b, Tensor) else node.constant(as_array(b, grad._array.dtype))
         log = fn.where(node.constant(zero), 1.0, wide).log()
         grad_a = masked(grad * conjugate(log), ~zero)
     return grad_a, grad * conjugate(a / b) if node.needs[1] else None

@@ -17,7 +17,7 @@ from .shapes import moved
 
 def _max_pool(node: Node, grad: Any) -> tuple[Any]:
     op = node.op
-    positions = taken(op, grad._array.shape, grad._array.dtype)
+    positions = taken(op, grad._array)
 
     def taken_from(x: Any) -> Any:
         flat = x.reshape(*x.shape[:2], -1)
@@ -26,7 +26,7 @@ def _max_pool(node: Node, grad: Any) -> tuple[Any]:
     return (apply(gradient_map(op, 0, taken_from), grad),)
 
 
-def taken(op: Any, y_shape: tuple[int, ...], dtype: Any) -> Any:
+def taken(op: Any, like: Any) -> Any:
     """(N, C, outputs): the position in its flattened plane of the element each window took.
 
     What a kernel notes of it is its own affair, so its backward is asked: windows that do not
@@ -34,19 +34,20 @@ def taken(op: Any, y_shape: tuple[int, ...], dtype: Any) -> Any:
     hold small integers only, so a number goes digit by digit.
     """
     kernel, stride, _, dilation = op.geometry
+    y_shape, dtype = like.shape, like.dtype
     spatial = y_shape[2:]
     count = int(np.prod(spatial))
     base = 128 if np.dtype(dtype).itemsize == 2 else 1 << 22
     apart = [-(-(d * (k - 1) + 1) // s) for k, s, d in zip(kernel, stride, dilation, strict=True)]
-    positions = np.zeros((*y_shape[:2], count), np.int64)
+    positions = np.zeros((*y_shape[:2], count), np.int64, like=like)
     for phase in itertools.product(*map(range, apart)):
         key = tuple(slice(p, None, a) for p, a in zip(phase, apart, strict=True))
-        numbers = np.arange(count).reshape(spatial)[key]
-        n, c, place = (np.zeros(0, np.int64),) * 3
+        numbers = np.arange(count, like=like).reshape(spatial)[key]
+        n, c, place = (np.zeros(0, np.int64, like=like),) * 3
         which: Any = 0
         unit = 1
         while unit == 1 or unit < count:
-            probe = np.zeros(y_shape, dtype)
+            probe = np.zeros_like(like)
             probe[(slice(None), slice(None), *key)] = numbers // unit % base + 1
             found = op.backward(probe)[0].reshape(*y_shape[:2], -1)
             n, c, place = np.nonzero(found)
@@ -63,7 +64,7 @@ def _adaptive(node: Node, grad: Any) -> tuple[Any]:
     x, y = node.saved
 
     def taken_from(t: Any) -> Any:
-        result = np.empty(grad._array.shape, t.dtype)
+        result = np.empty(grad._array.shape, t.dtype, like=t)
         axes = tuple(range(2, x.ndim))
         for where, window in pool.windows(x.shape[2:], op.output_size):
             top = y[where].reshape(*x.shape[:2], *(1,) * len(axes))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import as_array
 from ...ops import reduce as ops
 from ...ops import softmax
 from ...ops.maps import LinearMap
@@ -42,7 +43,9 @@ def _prod(node: Node, grad: Any) -> tuple[Any]:
         grad = grad.reshape(1)
     else:
         grad = grad.movedim(op.axis, -1) if op.keepdim else grad.unsqueeze(-1)
-    one = node.constant(np.ones((*flat.shape[:-1], 1), flat._array.dtype))
+    one = node.constant(
+        np.ones_like(flat._array, flat._array.dtype, shape=(*flat.shape[:-1], 1), order="C")
+    )
     before = running(_product, joining.cat([one, flat[..., :-1]], -1))
     after = running(_product, joining.cat([one, flat.flip(-1)[..., :-1]], -1)).flip(-1)
     result = grad * before * after
@@ -57,10 +60,10 @@ def _product(a: Any, b: Any) -> Any:
 
 def _extreme(node: Node, grad: Any) -> tuple[Any]:
     op, (x, y) = node.op, node.saved
-    top = ops.expanded(np.asarray(y), x.shape, op.axes, op.keepdim)
+    top = ops.expanded(as_array(y), x.shape, op.axes, op.keepdim)
     hit = np.equal(x, top) | (np.isnan(x) & np.isnan(top))
     count = hit.sum(axis=op.axes, keepdims=op.keepdim)
-    share = grad / node.constant(np.asarray(count, grad._array.dtype))
+    share = grad / node.constant(as_array(count, grad._array.dtype))
     return (times(widened(share, x.shape, op.axes, op.keepdim), hit),)
 
 

@@ -104,7 +104,7 @@ def _assign(node: Node, grad: Any) -> tuple[Any, Any]:
         return _again(op, x, x.dtype.type(0))
 
     def inside(x: Any) -> Any:
-        return _again(op, np.zeros(op.shape, x.dtype), x)
+        return _again(op, np.zeros(op.shape, x.dtype, like=x), x)
 
     return (
         apply(gradient_map(op, 0, beside), grad) if node.needs[0] else None,
@@ -133,7 +133,7 @@ def _scatter(node: Node, grad: Any) -> tuple[Any, None, Any]:
         return _again(op, x, indices, x.dtype.type(0))
 
     def inside(x: Any) -> Any:
-        return _again(op, np.zeros(op.shape, x.dtype), indices, x)
+        return _again(op, np.zeros(op.shape, x.dtype, like=x), indices, x)
 
     return (
         apply(gradient_map(op, 0, beside), grad) if node.needs[0] else None,
@@ -158,7 +158,7 @@ def _scatter_reduce(node: Node, grad: Any) -> tuple[Any, None, Any]:
     ties = np.maximum(ties, 1)
 
     def to_y(s: Any) -> Any:
-        full = np.zeros(y.shape, s.dtype)
+        full = np.zeros(y.shape, s.dtype, like=s)
         np.add.at(full, where, np.where(chosen, s[index.corner(indices)], 0))
         return full / ties
 
@@ -216,7 +216,7 @@ def _bag_reduce(node: Node, grad: Any) -> tuple[Any]:
     bags, columns = np.nonzero((best >= 0) & (best < int(op.counts.sum())))
 
     def taken(x: Any) -> Any:
-        y = np.zeros(best.shape, x.dtype)
+        y = np.zeros(best.shape, x.dtype, like=x)
         y[bags, columns] = x[best[bags, columns], columns]
         return y
 
@@ -248,9 +248,9 @@ def _strided(node: Node, grad: Any) -> tuple[Any]:
     op = node.op
 
     def view_of(x: Any) -> Any:
-        flat = np.zeros(op.extent, x.dtype)
-        flat[windows.places(op.input_shape, op.input_strides, op.start)] = x
-        return flat[windows.places(op.size, op.strides, op.offset)]
+        flat = np.zeros(op.extent, x.dtype, like=x)
+        flat[windows.places(op.input_shape, op.input_strides, op.start, x)] = x
+        return flat[windows.places(op.size, op.strides, op.offset, x)]
 
     return (apply(gradient_map(op, 0, view_of), grad),)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,9 @@ _NUMBERS = (int, float, complex, bool, np.generic)
 
 
 # Functions that change their first argument.
+_MAKING = frozenset(
+    ("zeros", "empty", "arange", "array", "asarray", "ascontiguousarray", "eye", "identity", "tri")
+)
 _WRITING = frozenset(("copyto", "put", "put_along_axis", "fill_diagonal", "place", "putmask"))
 
 
@@ -84,6 +88,8 @@ class ndarray:  # noqa: N801 - CuPy's spelling
             raise TypeError(
                 f"cupy.{func.__name__}() got an unexpected keyword argument {min(unknown)!r}"
             )
+        if func.__name__ in _MAKING:  # by ``like=``, from what may lie on the host
+            return getattr(sys.modules["cupy"], func.__name__)(*args, **kwargs)
         written = args[:1] if func.__name__ in _WRITING else ()
         return device.run(func, args, kwargs, "", written)
 
@@ -173,6 +179,22 @@ class ndarray:  # noqa: N801 - CuPy's spelling
         )
 
     @property
+    def real(self) -> ndarray:
+        return device.run(_part, ("real", self), {})
+
+    @real.setter
+    def real(self, value: Any) -> None:
+        self.real[...] = value
+
+    @property
+    def imag(self) -> ndarray:
+        return device.run(_part, ("imag", self), {})
+
+    @imag.setter
+    def imag(self, value: Any) -> None:
+        self.imag[...] = value
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return self._host.shape
 
@@ -250,6 +272,10 @@ def _fill(part: np.ndarray, value: Any) -> None:
 
 def _assign(array: np.ndarray, key: Any, value: Any) -> None:
     array[key] = value
+
+
+def _part(name: str, array: np.ndarray) -> Any:
+    return getattr(array, name)
 
 
 def _pick(array: np.ndarray, key: Any) -> Any:

@@ -76,6 +76,15 @@ def like(array: np.ndarray) -> Any:
     return of(made._host.transpose([order.index(i) for i in range(array.ndim)]), made._memory)
 
 
+class _Writable:
+    """The same memory as `array`, to be written to."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        about = array.__array_interface__
+        self.__array_interface__ = {**about, "data": (about["data"][0], False)}
+
+
 def wrapped(value: Any, fresh: list[Any]) -> Any:
     """A device array for a NumPy array or scalar; tuples and lists element by element.
 
@@ -84,10 +93,11 @@ def wrapped(value: Any, fresh: list[Any]) -> Any:
     if isinstance(value, np.ndarray):
         owner = _owner(value)
         if owner is not None:
-            return of(value, owner)
+            # NumPy protects some views, CuPy none
+            return of(value if value.flags.writeable else np.asarray(_Writable(value)), owner)
     elif not isinstance(value, np.generic):
-        if type(value) in (tuple, list):
-            return type(value)([wrapped(v, fresh) for v in value])
+        if isinstance(value, tuple | list):  # tuples with names of NumPy's become plain ones
+            return (tuple if isinstance(value, tuple) else list)(wrapped(v, fresh) for v in value)
         return value
     made = placed(value)
     fresh.append(made)
@@ -96,8 +106,8 @@ def wrapped(value: Any, fresh: list[Any]) -> Any:
 
 def _owner(host: np.ndarray) -> Any:
     base = host.base
-    while base is not None and type(base) is np.ndarray:
-        base = base.base
+    while type(base) in (np.ndarray, _Writable):
+        base = base.base if type(base) is np.ndarray else base.array
     return base if isinstance(base, memory.Memory) else None
 
 

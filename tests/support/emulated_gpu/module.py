@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ def _stacked(values: Any, dtype: Any) -> np.ndarray:
 
 def _asarray(obj: Any, dtype: Any = None, order: Any = None, **_: Any) -> ndarray:
     return _array(obj, dtype, copy=False, order=order or "K")
+
+
+def _as_strided(x: ndarray, shape: Any = None, strides: Any = None) -> Any:
+    return device.run(np.lib.stride_tricks.as_strided, (x, shape, strides), {})
 
 
 def _asnumpy(obj: Any, stream: Any = None, order: str = "C", out: Any = None, **_: Any) -> Any:
@@ -89,6 +93,7 @@ def cupy_module() -> ModuleType:
     for home in ("linalg", "fft"):
         for name in API[home]:
             setattr(getattr(cupy, home), name, _function(name, getattr(np, home)))
+    cupy.lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_as_strided))
     cupy.cuda = cuda.cuda_module()
     cupy.cuda.nccl = nccl.nccl_module()
     cupy.RawModule, cupy.RawKernel = kernels.RawModule, kernels.RawKernel
