@@ -249,6 +249,8 @@ class Run:
             grad = reduced(grad, shape)
         if grad.dtype != dtype:
             grad = in_dtype(grad, dtype)
+        if not shape:  # NumPy gives scalars where ops were promised arrays
+            grad = as_array(grad)
         grads = self.grads
         if parent not in grads:
             heappush(self.heap, (-parent.order, parent))

@@ -192,7 +192,8 @@ def test_nvtx_ranges_nest_as_the_work_does():
 
 
 def test_nvtx_without_cupy_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
+    for name in ("cupy", "cupy.cuda.nvtx"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(OptionError, match="need CuPy"):
         NvtxTimeline(lambda step: None)
 

@@ -68,7 +68,7 @@ def _as_strided(node: Node, grad: Any) -> tuple[Any]:
     place = node.op.place
 
     def part_of(x: Any) -> Any:
-        whole, part = place.memory(x.dtype, zeros=False)
+        whole, part = place.memory(x, zeros=False)
         whole[...] = x
         return part
 
@@ -80,13 +80,13 @@ def _assign_view(node: Node, grad: Any) -> tuple[Any, Any]:
     place = node.op.place
 
     def outside(x: Any) -> Any:
-        whole, part = place.memory(x.dtype, zeros=False)
+        whole, part = place.memory(x, zeros=False)
         whole[...] = x
         part[...] = 0
         return whole
 
     def inside(x: Any) -> Any:
-        whole, part = place.memory(x.dtype, zeros=True)
+        whole, part = place.memory(x, zeros=True)
         part[...] = x
         return whole
 
