@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import sys
 import weakref
 from typing import Any
 
@@ -127,7 +128,7 @@ class Memory(np.ndarray):
 
     def __del__(self) -> None:
         chunk = self.__dict__.get("chunk")
-        if chunk is None or self.owner is not None:
+        if chunk is None or self.owner is not None or sys is None or sys.is_finalizing():
             return
         chunk.live = False
         pool = self.pool and self.pool()
