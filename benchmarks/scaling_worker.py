@@ -131,8 +131,10 @@ class AllgradRank:
             # of the small ones, what it takes if nobody is in the way
             alone[size] = min(taken) if size <= 1 << 16 else statistics.median(taken)
         beside = sleep if self._target is None else compute
-        # larger than the caches, as gradients are, where that does not take long
-        size = CALIBRATION_BYTES[-1 if alone[CALIBRATION_BYTES[-1]] < 0.04 else -2]
+        # larger than the caches, as gradients are, where that does not take long on any rank
+        slowest = np.array([alone[CALIBRATION_BYTES[-1]]])
+        communicator.all_reduce(slowest, "max")
+        size = CALIBRATION_BYTES[-1 if slowest[0] < 0.04 else -2]
         core = [_core_time(communicator, size, beside) for _ in range(5)]
         launches, looks = zip(*[_empty_look(communicator) for _ in range(9)], strict=True)
         return {
