@@ -86,6 +86,16 @@ class Statement:
         """The collective issued last."""
         return self.calls[-1] if self.calls else None
 
+    @property
+    def tells_of_another_failure(self) -> bool:
+        """Whether the rank is inside of `fail` of an inquiry: that of another communicator."""
+        return any(
+            line.function == "fail"
+            and line.file.startswith("allgrad.ddp.")
+            and "inquiry" in line.file
+            for line in self.stack
+        )
+
     def encode(self, most_bytes: int) -> bytes:
         """As JSON of at most so many bytes; the outermost lines and oldest calls are left out."""
         calls, stack = list(self.calls), list(self.stack)

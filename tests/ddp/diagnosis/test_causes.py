@@ -203,3 +203,22 @@ def test_a_rank_that_says_nothing() -> None:
     others = (said(0, call(sequence=2)), said(2, call(sequence=2)))
     told = absent(TIMEOUT, earlier, *others, sequence=2)
     assert "rank 1 is stuck, slower than the time-out" in told
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "found"),
+    [
+        ("allgrad.ddp.communicators.mpi_inquiry", "fail", True),
+        ("allgrad.ddp.diagnosis.inquiry", "fail", True),
+        ("allgrad.ddp.diagnosis.inquiry", "answer", False),
+        ("inquiry.py", "fail", False),
+    ],
+)
+def test_a_rank_that_is_late_because_it_tells_of_a_failure(module, function, found) -> None:
+    stack = [
+        Place(module, 7, "_send", ""),
+        Place(module, 8, function, ""),
+        Place("t.py", 9, "", ""),
+    ]
+    assert Statement(1, "runs", stack=stack).tells_of_another_failure == found
+    assert not Statement(1, "runs").tells_of_another_failure
