@@ -8,13 +8,17 @@ Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import threading
+from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import CheckpointError
+from .errors import CheckpointError, DeviceError
+
+_SEED = 67280421310721  # PyTorch's
 
 
 class Generator:
@@ -22,6 +26,11 @@ class Generator:
 
     Args:
         seed: any non-negative integer below 2**64; by default 67280421310721 as in PyTorch.
+        device: "cpu", or a GPU such as "cuda" or "cuda:1", for tensors that are drawn there; may
+            come first, as in PyTorch.
+
+    Raises:
+        RuntimeError: the GPU cannot be used here, or another kind of device.
 
     >>> g = Generator(3)
     >>> state = g.get_state()
@@ -31,15 +40,42 @@ class Generator:
     True
     """
 
-    __slots__ = ("_seed", "numpy")
+    __slots__ = ("_numpy", "_seed")
 
-    def __init__(self, seed: int = 67280421310721) -> None:
-        self.manual_seed(seed)
+    def __new__(cls, seed: Any = _SEED, device: Any = "cpu") -> Generator:
+        if not isinstance(seed, int | np.integer):
+            seed, device = _SEED, seed
+        if cls is not Generator or str(device) == "cpu":
+            return super().__new__(cls)
+        return _elsewhere(int(seed), str(device))
+
+    def __init__(self, seed: Any = _SEED, device: Any = "cpu") -> None:
+        self.manual_seed(seed if isinstance(seed, int | np.integer) else _SEED)
+
+    def __reduce__(self) -> Any:
+        return _restored, (self.device, self.get_state())
+
+    @property
+    def numpy(self) -> np.random.Generator:
+        """NumPy's generator that the numbers come from."""
+        return self._numpy
+
+    @numpy.setter
+    def numpy(self, stream: np.random.Generator) -> None:
+        self._numpy = stream
+
+    @property
+    def device(self) -> Any:
+        """The device whose tensors it fills."""
+        return importlib.import_module("allgrad.devices").device(self._place())
+
+    def _place(self) -> str:
+        return "cpu"
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of `seed`; returns self."""
         self._seed = int(seed)
-        self.numpy = np.random.Generator(np.random.Philox(self._seed % 2**64))
+        self._numpy = np.random.Generator(np.random.Philox(self._seed % 2**64))
         return self
 
     def seed(self) -> int:
@@ -54,7 +90,7 @@ class Generator:
 
     def get_state(self) -> np.ndarray:
         """The exact position in the stream, as a uint8 array (JSON inside)."""
-        state = self.numpy.bit_generator.state
+        state = self._numpy.bit_generator.state
         plain = {
             "seed": self._seed,
             "counter": [int(v) for v in state["state"]["counter"]],
@@ -92,7 +128,43 @@ class Generator:
                 f"came something else ({err})"
             ) from err
         self._seed = plain["seed"]
-        self.numpy = np.random.Generator(bits)
+        self._numpy = np.random.Generator(bits)
+
+
+def _elsewhere(seed: int, device: str) -> Generator:
+    """A generator of a GPU, whose package may import this module but not the reverse."""
+    found = importlib.import_module("allgrad.devices").require(device)
+    if found.type != "cuda":
+        raise DeviceError(f"Generator: expected device 'cpu' or 'cuda', came {device!r}")
+    module = importlib.import_module("allgrad.backend.cuda.random")
+    index = module.device.current() if found.index is None else found.index
+    made: Generator = module.Generator.on(index, seed)
+    return made
+
+
+def _restored(device: Any, state: np.ndarray) -> Generator:
+    made = Generator(device=device)
+    made.set_state(state)
+    return made
+
+
+class Others(Protocol):
+    """The generators of other devices, where such a device is used."""
+
+    def manual_seed(self, seed: int) -> None:
+        """Start the streams of this thread's generators of `seed`."""
+        ...
+
+    def states(self) -> dict[str, np.ndarray]:
+        """The states of this thread's generators by the names of their devices."""
+        ...
+
+    def set_states(self, states: dict[str, np.ndarray]) -> None:
+        """Return to what `states` gave; devices that are not here are left out."""
+        ...
+
+
+others: list[Others] = []  # filled by the backends of other devices when they are loaded
 
 
 class _Default(threading.local):
@@ -110,15 +182,38 @@ def default_generator() -> Generator:
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed this thread's generator; the same seed gives the same numbers. Returns it."""
+    """Seed this thread's generators, of the CPU and of GPUs. Returns the CPU's.
+
+    The same seed gives the same numbers, though others on a GPU than on the CPU.
+    """
+    for other in others:
+        other.manual_seed(seed)
     return default_generator().manual_seed(seed)
 
 
 def seed() -> int:
     """Seed this thread's generator from the operating system and return the seed."""
-    return default_generator().seed()
+    value = default_generator().seed()
+    for other in others:
+        other.manual_seed(value)
+    return value
 
 
 def initial_seed() -> int:
     """The seed of this thread's generator."""
     return default_generator().initial_seed()
+
+
+def states() -> dict[str, np.ndarray]:
+    """The states of this thread's generators, by the names of their devices."""
+    found = {"cpu": default_generator().get_state()}
+    for other in others:
+        found |= other.states()
+    return found
+
+
+def set_states(states: dict[str, np.ndarray]) -> None:
+    """Return this thread's generators to what `states` gave."""
+    default_generator().set_state(states["cpu"])
+    for other in others:
+        other.set_states({name: state for name, state in states.items() if name != "cpu"})

@@ -16,13 +16,19 @@ from typing import Any, Protocol
 from .protocol_optim import Array as Array
 from .protocol_optim import OptimBackend
 from .protocol_recurrent import AttentionBackend, RecurrentBackend
-from .protocol_softmax import ActivationBackend, SoftmaxBackend
+from .protocol_softmax import ActivationBackend, DropoutBackend, SoftmaxBackend
 
 Dims = tuple[int, ...]
 
 
 class Backend(
-    OptimBackend, RecurrentBackend, AttentionBackend, ActivationBackend, SoftmaxBackend, Protocol
+    OptimBackend,
+    RecurrentBackend,
+    AttentionBackend,
+    ActivationBackend,
+    DropoutBackend,
+    SoftmaxBackend,
+    Protocol,
 ):
     """Kernels of one device; one instance per thread."""
 

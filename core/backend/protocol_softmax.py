@@ -1,4 +1,4 @@
-"""Part of the backend protocol: smooth activations, softmax and the losses of class indices."""
+"""Part of the backend protocol: activations, dropout, softmax and losses of class indices."""
 
 from __future__ import annotations
 
@@ -44,6 +44,23 @@ class ActivationBackend(Protocol):
 
     def silu_backward(self, grad_y: Array, x: Array) -> Array:
         """Gradient of `silu_forward`."""
+        ...
+
+
+class DropoutBackend(Protocol):
+    """Kernels that draw random numbers; the generators are this thread's."""
+
+    def dropout_forward(self, x: Array, p: float, channels: bool, keep: bool) -> tuple[Array, Any]:
+        """0 with probability p, else x / (1 - p); and with `keep` what backward needs.
+
+        Args:
+            channels: draw once per (sample, channel), axes 0 and 1, instead of per element.
+            keep: whether backward will be asked for.
+        """
+        ...
+
+    def dropout_backward(self, grad_y: Array, saved: Any) -> Array:
+        """Gradient of `dropout_forward`, from what that kept."""
         ...
 
 

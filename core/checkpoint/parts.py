@@ -12,14 +12,16 @@ from ..errors import CheckpointError
 from ..nn import Module
 
 RANDOM_STATE = "random_state"
-RESERVED = (RANDOM_STATE, "per_rank")
+GPU_RANDOM_STATES = "gpu_random_states"
+RESERVED = (RANDOM_STATE, GPU_RANDOM_STATES, "per_rank")
 
 
 def capture_state(*, random_state: bool = True, **parts: Any) -> dict[str, Any]:
     """The state of `parts` by name; tensors in it are the living ones, not copies.
 
     Args:
-        random_state: include the state of this thread's default random generator.
+        random_state: include the states of this thread's default random generators: the CPU's,
+            and those of GPUs that were used.
         parts: objects with ``state_dict()`` (or, as `Generator`, with ``get_state()``).
 
     Returns:
@@ -45,7 +47,10 @@ def capture_state(*, random_state: bool = True, **parts: Any) -> dict[str, Any]:
                 f"came {type(part).__name__}. Numbers and strings go into values={{...}}"
             )
     if random_state:
-        state[RANDOM_STATE] = random.default_generator().get_state()
+        states = random.states()
+        state[RANDOM_STATE] = states.pop("cpu")
+        if states:
+            state[GPU_RANDOM_STATES] = states
     return state
 
 
@@ -62,7 +67,7 @@ def restore_state(
 
     Args:
         state: what was captured; names that `parts` does not ask for are ignored.
-        random_state: also set this thread's default random generator, if the state has one.
+        random_state: also set this thread's default random generators, if the state has them.
         source: what to call `state` in errors.
         parts: the objects, under the names they were captured with.
 
@@ -83,7 +88,8 @@ def restore_state(
         else:
             part.set_state(state[name])
     if random_state and RANDOM_STATE in state:
-        random.default_generator().set_state(np.asarray(state[RANDOM_STATE]))
+        others = state.get(GPU_RANDOM_STATES, {})
+        random.set_states({"cpu": np.asarray(state[RANDOM_STATE]), **others})
 
 
 def check_same_model(

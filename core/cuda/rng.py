@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -22,7 +23,8 @@ def get_rng_state(device: Any = "cuda") -> Any:
     Raises:
         RuntimeError: no GPU can be used.
     """
-    return _generator("get_rng_state", device).get_state()
+    state = _generator("get_rng_state", device).get_state()
+    return importlib.import_module("allgrad.tensors").Tensor(state)  # above this layer
 
 
 def get_rng_state_all() -> list[Any]:
@@ -36,7 +38,8 @@ def set_rng_state(new_state: Any, device: Any = "cuda") -> None:
     Raises:
         RuntimeError: no GPU can be used.
     """
-    _generator("set_rng_state", device).set_state(new_state)
+    state = new_state.numpy() if hasattr(new_state, "numpy") else new_state
+    _generator("set_rng_state", device).set_state(state)
 
 
 def set_rng_state_all(new_states: Any) -> None:

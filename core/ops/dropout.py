@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from .. import random
-from ..backend import Array, Dims
+from .. import backend
+from ..backend import Array
+from ..backend.reference.dropout import factors as factors
 from .base import Op
 from .elementwise import Grads
-
-_MANY = 32768  # elements from which starting another stream pays
 
 
 class Dropout(Op):
@@ -22,32 +19,21 @@ class Dropout(Op):
         channels: draw once per (sample, channel) and zero whole channels.
     """
 
+    takes_half = True
+
     def __init__(self, p: float, channels: bool = False) -> None:
         self.p, self.channels = p, channels
 
     def forward(self, x: Array) -> Array:
-        shape = x.shape[:2] + (1,) * (x.ndim - 2) if self.channels else x.shape
-        mask = factors(shape, self.p, x.dtype)
+        kernels = backend.of(x)
+        y, saved = kernels.dropout_forward(x, self.p, self.channels, self.needs[0])
         if self.needs[0]:
-            self.saved = (mask,)
-        return x * mask
+            self.saved = (saved,)
+        return y
 
     def backward(self, grad: Array) -> Grads:
-        (mask,) = self.saved
-        return (grad * mask,)
+        return (backend.of(grad).dropout_backward(grad, self.saved[0]),)
 
-
-def factors(shape: Dims, p: float, dtype: np.dtype) -> Array:
-    """0 with probability p, else 1 / (1 - p), drawn from this thread's generator.
-
-    Each element takes 16 random bits, so p is met to within 2**-17. Many elements take them from
-    a faster stream (SFC64) whose seed is drawn from the generator.
-    """
-    bits = random.default_generator().numpy.bit_generator
-    size = math.prod(shape)
-    if size > _MANY:
-        bits = np.random.SFC64(bits.random_raw(4))
-    draws = bits.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(shape)
-    scale = 0.0 if p == 1 else 1 / (1 - p)
-    kept: Array = np.multiply(draws >= round(p * 65536), dtype.type(scale))
-    return kept
+    def factors_like(self, grad: Array) -> Array:
+        """What backward multiplies by, as an array: for gradients of gradients."""
+        return backend.of(grad).dropout_backward(np.ones_like(grad), self.saved[0])

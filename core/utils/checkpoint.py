@@ -97,7 +97,7 @@ class _Region:
     def run(self) -> Any:
         """Forward: record the region, and forget what it saved."""
         if self.preserve_rng_state:
-            self.random_state = random.default_generator().get_state()
+            self.random_state = random.states()
         self.autocast = mode.autocast
         outputs, nodes = self._record(self.contexts[0])
         self.nodes = [weakref.ref(node) for node in nodes]
@@ -132,16 +132,15 @@ class _Region:
                 "checkpoint: a tensor given to the checkpointed function was modified by an "
                 "in-place operation since; clone() it before changing it"
             )
-        generator = random.default_generator()
-        now = generator.get_state()
+        now = random.states()
         try:
             if self.preserve_rng_state:
-                generator.set_state(self.random_state)
+                random.set_states(self.random_state)
             with enable_grad(), _precision(self.autocast):
                 _, again = self._record(self.contexts[1])
         finally:
             if self.preserve_rng_state:
-                generator.set_state(now)
+                random.set_states(now)
         if len(again) != len(self.nodes):
             raise GradientError(
                 f"checkpoint: the function recorded {len(self.nodes)} operations in forward, but "

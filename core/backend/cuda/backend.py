@@ -6,6 +6,7 @@ One family of kernels per file; what they share is in `base.py`.
 from __future__ import annotations
 
 from .. import half
+from .dropout import CudaDropout
 from .elementwise import CudaElementwise
 from .group_norm import CudaGroupNorm
 from .layer_norm import CudaLayerNorm
@@ -22,5 +23,6 @@ class CudaBackend(
     CudaSoftmax,
     CudaLayerNorm,
     CudaGroupNorm,
+    CudaDropout,
 ):
     """The backend protocol on CuPy arrays; one instance per thread and device."""

@@ -13,6 +13,7 @@ from .. import half
 from .activation import ActivationKernels
 from .attention import AttentionKernels
 from .conv import ConvKernels
+from .dropout import DropoutKernels
 from .linear import ElementwiseKernels, LinearKernels
 from .norm import NormKernels
 from .optim import OptimKernels
@@ -31,6 +32,7 @@ class ReferenceBackend(
     RecurrentKernels,
     AttentionKernels,
     ActivationKernels,
+    DropoutKernels,
     OptimKernels,
 ):
     """The backend protocol on an array module.

@@ -79,7 +79,7 @@ def _prelu(node: Node, grad: Any) -> tuple[Any, Any]:
 
 
 def _dropout(node: Node, grad: Any) -> tuple[Any]:
-    return (times(grad, node.saved[0]),)
+    return (times(grad, node.op.factors_like(grad._array)),)
 
 
 RULES: dict[type[Any], Rule] = {

@@ -142,6 +142,14 @@ _TABLE = (
         extra_bytes=8,
     ),
     Kernel("group_norm_last_backward", "group_norm_last.cu", FLOATS, 256, "gradient of x", 2),
+    Kernel("random_set", "random.cu", (), 32, "seed and count of steps", 0, 0, extra_bytes=16),
+    Kernel("random_begin", "random.cu", (), 32, "one more step", 0, 0, extra_bytes=16),
+    Kernel("random_words", "random.cu", (), 256, "Philox of given counters", 0, 0, 8),
+    Kernel("random_bits", "random.cu", (), 256, "random uint32", 0, 0, extra_bytes=4),
+    Kernel("random_integers", "random.cu", (), 256, "whole numbers", 0, 0, extra_bytes=8),
+    Kernel("random_uniform", "random.cu", FLOATS, 256, "numbers in [0, 1)", reads=0),
+    Kernel("random_normal", "random.cu", FLOATS, 256, "normally distributed", reads=0),
+    Kernel("dropout", "dropout.cu", FLOATS, 256, "zeros at random, and the gradient"),
 )  # fmt: skip
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import elementwise, norms, pools, softmaxes, sums
+from . import draws, elementwise, norms, pools, softmaxes, sums
 
 TWINS: dict[str, Callable[..., None]] = {
     **elementwise.TWINS,
@@ -18,4 +18,5 @@ TWINS: dict[str, Callable[..., None]] = {
     **softmaxes.TWINS,
     **pools.TWINS,
     **norms.TWINS,
+    **draws.TWINS,
 }
