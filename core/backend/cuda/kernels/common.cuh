@@ -182,6 +182,26 @@ template <> struct Wide<1> {
   template <typename T> DEVICE void store(T* p, const float (&v)[1]) { *p = from_float<T>(v[0]); }
 };
 
+// V floats of parameters at p, or `otherwise` where there are none.
+template <int V> DEVICE void load_floats(const float* p, float otherwise, float (&v)[V]) {
+  if (!p) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = otherwise;
+  } else if (V % 4 == 0) {
+#pragma unroll
+    for (int j = 0; j + 4 <= V; j += 4) {
+      const uint4 raw = *(const uint4*)(p + j);
+      v[j] = float_of_bits(raw.x);
+      v[j + 1] = float_of_bits(raw.y);
+      v[j + 2] = float_of_bits(raw.z);
+      v[j + 3] = float_of_bits(raw.w);
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = p[j];
+  }
+}
+
 // -- work of one thread ---------------------------------------------------------------------------
 // Grid-stride loop: for (int64 i = first_item(); i < n; i += item_step()).
 DEVICE int64 first_item() { return blockIdx.x * (int64)blockDim.x + threadIdx.x; }
@@ -271,7 +291,10 @@ const int TEAM_BLOCK = 256;
 struct Team {
   int threads;
   INLINE int rank() const { return threadIdx.x & (threads - 1); }
-  INLINE int64 first() const { return (blockIdx.x * (int64)TEAM_BLOCK + threadIdx.x) / threads; }
-  INLINE int64 step() const { return gridDim.x * (int64)TEAM_BLOCK / threads; }
+  INLINE int rows() const { return threads == WARP ? TEAM_BLOCK / WARP : 1; }  // of a block at once
+  INLINE int64 first() const {
+    return blockIdx.x * (int64)rows() + (threads == WARP ? threadIdx.x / WARP : 0);
+  }
+  INLINE int64 step() const { return gridDim.x * (int64)rows(); }
   INLINE float sum(float v) const { return threads == WARP ? warp_sum(v) : block_sum(v); }
 };

@@ -98,7 +98,7 @@ DEVICE Totals forward_strided(const T* __restrict__ x, const int64* __restrict__
 // Read 1. stats: (2, outer * inner), top and log of the sum. losses: one per element, or null.
 // partial: (blocks, 2), the sums of losses and of weights. `threads` that share a row: 32 or 256.
 #define CROSS_ENTROPY_FORWARD(T, S) \
-  KERNEL(256) cross_entropy_forward_##S(const T* x, const int64* target, const float* weight, \
+  KERNEL(256, 4) cross_entropy_forward_##S(const T* x, const int64* target, const float* weight, \
                                         float* stats, float* losses, float* partial, \
                                         int64 outer, int64 dim, int64 inner, int threads, \
                                         int64 ignore_index, float smoothing) { \
@@ -119,7 +119,7 @@ FOR_EACH_FLOAT(CROSS_ENTROPY_FORWARD)
 
 // One block: loss = sum of losses / total, where total is the sum of weights if `mean`, else 1.
 #define CROSS_ENTROPY_FINISH(T, S) \
-  KERNEL(256) cross_entropy_finish_##S(const float* partial, T* loss, float* total, int blocks, \
+  KERNEL(256, 4) cross_entropy_finish_##S(const float* partial, T* loss, float* total, int blocks, \
                                        int mean) { \
     float losses = 0.0f, weights = 0.0f; \
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) { \

@@ -47,14 +47,16 @@ DEVICE void forward_plain(const T* __restrict__ x, const float* __restrict__ wei
 
 // Read 1, written 1. rows = N * groups; `channels` of a group.
 #define GROUP_NORM_FORWARD(T, S) \
-  KERNEL(256) group_norm_forward_##S(const T* x, const float* weight, const float* bias, T* y, \
+  KERNEL(256, 4) group_norm_forward_##S(const T* x, const float* weight, const float* bias, T* y, \
                                      float* mean, float* rstd, int64 rows, int groups, \
                                      int channels, int inner, float eps, int threads) { \
     const bool vector = aligned16(x) && aligned16(y) && inner % LANES<T>::N == 0; \
     if (vector) \
-      forward_plain<LANES<T>::N>(x, weight, bias, y, mean, rstd, rows, groups, channels, inner, eps, threads); \
+      forward_plain<LANES<T>::N>(x, weight, bias, y, mean, rstd, rows, groups, channels, inner, \
+                                 eps, threads); \
     else \
-      forward_plain<1>(x, weight, bias, y, mean, rstd, rows, groups, channels, inner, eps, threads); \
+      forward_plain<1>(x, weight, bias, y, mean, rstd, rows, groups, channels, inner, eps, \
+                       threads); \
   }
 FOR_EACH_FLOAT(GROUP_NORM_FORWARD)
 
@@ -90,12 +92,13 @@ DEVICE void sums_plain(const T* __restrict__ grad_y, const T* __restrict__ x,
 
 // Read 2. planes = N * C.
 #define GROUP_NORM_SUMS(T, S) \
-  KERNEL(256) group_norm_sums_##S(const T* grad_y, const T* x, const float* mean, \
+  KERNEL(256, 4) group_norm_sums_##S(const T* grad_y, const T* x, const float* mean, \
                                   const float* rstd, float* sums, int64 planes, int groups, \
                                   int channels, int inner, int threads) { \
     const bool vector = aligned16(grad_y) && aligned16(x) && inner % LANES<T>::N == 0; \
     if (vector) \
-      sums_plain<LANES<T>::N>(grad_y, x, mean, rstd, sums, planes, groups, channels, inner, threads); \
+      sums_plain<LANES<T>::N>(grad_y, x, mean, rstd, sums, planes, groups, channels, inner, \
+                              threads); \
     else \
       sums_plain<1>(grad_y, x, mean, rstd, sums, planes, groups, channels, inner, threads); \
   }
@@ -137,15 +140,17 @@ DEVICE void backward_plain(const T* __restrict__ grad_y, const T* __restrict__ x
 
 // Read 2, written 1.
 #define GROUP_NORM_BACKWARD(T, S) \
-  KERNEL(256) group_norm_backward_##S(const T* grad_y, const T* x, const float* weight, \
+  KERNEL(256, 4) group_norm_backward_##S(const T* grad_y, const T* x, const float* weight, \
                                       const float* mean, const float* rstd, const float* sums, \
                                       T* grad_x, int64 rows, int groups, int channels, \
                                       int inner, int threads) { \
     const bool vector = aligned16(grad_y) && aligned16(x) && aligned16(grad_x) && \
                         inner % LANES<T>::N == 0; \
     if (vector) \
-      backward_plain<LANES<T>::N>(grad_y, x, weight, mean, rstd, sums, grad_x, rows, groups, channels, inner, threads); \
+      backward_plain<LANES<T>::N>(grad_y, x, weight, mean, rstd, sums, grad_x, rows, groups, \
+                                  channels, inner, threads); \
     else \
-      backward_plain<1>(grad_y, x, weight, mean, rstd, sums, grad_x, rows, groups, channels, inner, threads); \
+      backward_plain<1>(grad_y, x, weight, mean, rstd, sums, grad_x, rows, groups, channels, \
+                        inner, threads); \
   }
 FOR_EACH_FLOAT(GROUP_NORM_BACKWARD)

@@ -1,7 +1,7 @@
-// Group normalisation of channels-last x (N, S, C): blocks are (lanes over V channels each, groups of
-// threads over positions); the grid is (tiles of channels, chunks of positions, N). Statistics are
-// float's. mean, rstd: (N, G). weight, bias: float, (C,), or null. `inner` = S positions; `channels`
-// of a group, of the whole array in the moments.
+// Group normalisation of channels-last x (N, S, C): blocks are (lanes over V channels each, groups
+// of threads over positions); the grid is (tiles of channels, chunks of positions, N). Statistics
+// are float's. mean, rstd: (N, G). weight, bias: float, (C,), or null. `inner` = S positions;
+// `channels` of a group, of the whole array in the moments.
 
 DEVICE float weight_at(const float* weight, int64 i) { return weight ? weight[i] : 1.0f; }
 
@@ -81,7 +81,7 @@ DEVICE void moments_last(const T* __restrict__ x, float* __restrict__ partial, i
 
 // Read 1. `vector`: C and the address allow 16 bytes at a time.
 #define GROUP_NORM_LAST_MOMENTS(T, S) \
-  KERNEL(256) group_norm_last_moments_##S(const T* x, float* partial, int64 inner, int64 chunk, \
+  KERNEL(256, 4) group_norm_last_moments_##S(const T* x, float* partial, int64 inner, int64 chunk, \
                                           int channels, int vector) { \
     if (vector) moments_last<LANES<T>::N>(x, partial, inner, chunk, channels); \
     else moments_last<1>(x, partial, inner, chunk, channels); \
@@ -89,9 +89,9 @@ DEVICE void moments_last(const T* __restrict__ x, float* __restrict__ partial, i
 FOR_EACH_FLOAT(GROUP_NORM_LAST_MOMENTS)
 
 // mean, rstd (N, G) from partial (N, chunks, 2, C): a warp per group.
-KERNEL(256) group_norm_last_statistics(const float* partial, float* mean, float* rstd, int64 rows,
-                                       int groups, int channels, int64 inner, int64 chunk,
-                                       int chunks, float eps) {
+KERNEL(256, 4)
+group_norm_last_statistics(const float* partial, float* mean, float* rstd, int64 rows, int groups,
+                           int channels, int64 inner, int64 chunk, int chunks, float eps) {
   const Team team = {WARP};
   const int all = groups * channels;
   for (int64 r = team.first(); r < rows; r += team.step()) {
@@ -145,7 +145,7 @@ DEVICE void apply_last(const T* __restrict__ x, const float* __restrict__ weight
 
 // Read 1, written 1; with the moments: read 2, written 1.
 #define GROUP_NORM_LAST_FORWARD(T, S) \
-  KERNEL(256) group_norm_last_forward_##S(const T* x, const float* weight, const float* bias, \
+  KERNEL(256, 4) group_norm_last_forward_##S(const T* x, const float* weight, const float* bias, \
                                           const float* mean, const float* rstd, T* y, \
                                           int64 inner, int64 chunk, int groups, int channels, \
                                           int vector) { \
@@ -209,7 +209,7 @@ DEVICE void sums_last(const T* __restrict__ grad_y, const T* __restrict__ x,
 
 // Read 2.
 #define GROUP_NORM_LAST_SUMS(T, S) \
-  KERNEL(256) group_norm_last_sums_##S(const T* grad_y, const T* x, const float* mean, \
+  KERNEL(256, 4) group_norm_last_sums_##S(const T* grad_y, const T* x, const float* mean, \
                                        const float* rstd, float* partial, int64 inner, \
                                        int64 chunk, int groups, int channels, int vector) { \
     if (vector) \
@@ -219,10 +219,11 @@ DEVICE void sums_last(const T* __restrict__ grad_y, const T* __restrict__ x,
   }
 FOR_EACH_FLOAT(GROUP_NORM_LAST_SUMS)
 
-// means (N, 2, G): of grad_y * weight * n and of grad_y * weight over a group, from sums (N, 2, C); a
-// warp per group.
-KERNEL(256) group_norm_last_means(const float* sums, const float* weight, float* means, int64 rows,
-                                  int groups, int channels, int64 inner) {
+// means (N, 2, G): of grad_y * weight * n and of grad_y * weight over a group, from sums (N, 2, C);
+// a warp per group.
+KERNEL(256, 4)
+group_norm_last_means(const float* sums, const float* weight, float* means, int64 rows, int groups,
+                      int channels, int64 inner) {
   const Team team = {WARP};
   const int all = groups * channels;
   for (int64 r = team.first(); r < rows; r += team.step()) {
@@ -278,7 +279,7 @@ DEVICE void backward_last(const T* __restrict__ grad_y, const T* __restrict__ x,
 
 // Read 2, written 1.
 #define GROUP_NORM_LAST_BACKWARD(T, S) \
-  KERNEL(256) group_norm_last_backward_##S(const T* grad_y, const T* x, const float* weight, \
+  KERNEL(256, 4) group_norm_last_backward_##S(const T* grad_y, const T* x, const float* weight, \
                                            const float* mean, const float* rstd, \
                                            const float* means, T* grad_x, int64 inner, \
                                            int64 chunk, int groups, int channels, int vector) { \

@@ -1,9 +1,7 @@
 // Layer normalisation of a dense matrix: each row of `cols` elements by its own mean and variance,
 // by a warp or a block. Statistics are float's and computed in two passes, as a single pass over
-// x and x**2 cancels; the later reads of a row come from the caches. weight and bias: float, (cols,),
-// or null.
-
-DEVICE float weight_at(const float* weight, int64 i) { return weight ? weight[i] : 1.0f; }
+// x and x**2 cancels; the later reads of a row come from the caches. weight and bias: float,
+// (cols,), or null.
 
 template <int V, typename T>
 DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
@@ -13,7 +11,8 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
   const Team team = {threads};
   for (int64 r = team.first(); r < rows; r += team.step()) {
     const T* row = x + r * cols;
-    float v[V], sum = 0.0f;
+    float v[V], w[V], b[V], sum = 0.0f;
+#pragma unroll 2
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(row + i, v);
 #pragma unroll
@@ -29,9 +28,10 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
     const float scale = 1.0f / sqrtf(team.sum(sum) / (float)cols + eps);
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(row + i, v);
+      load_floats<V>(weight ? weight + i : weight, 1.0f, w);
+      load_floats<V>(bias ? bias + i : bias, 0.0f, b);
 #pragma unroll
-      for (int j = 0; j < V; ++j)
-        v[j] = (v[j] - m) * scale * weight_at(weight, i + j) + (bias ? bias[i + j] : 0.0f);
+      for (int j = 0; j < V; ++j) v[j] = (v[j] - m) * scale * w[j] + b[j];
       Wide<V>::store(y + r * cols + i, v);
     }
     if (team.rank() == 0) {
@@ -43,10 +43,11 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
 
 // Read 1, written 1. `threads` that share a row: 32 or 256.
 #define LAYER_NORM_FORWARD(T, S) \
-  KERNEL(256) layer_norm_forward_##S(const T* x, const float* weight, const float* bias, T* y, \
+  KERNEL(256, 4) layer_norm_forward_##S(const T* x, const float* weight, const float* bias, T* y, \
                                      float* mean, float* rstd, int64 rows, int64 cols, \
                                      float eps, int threads) { \
-    const bool vector = aligned16(x) && aligned16(y) && cols % LANES<T>::N == 0; \
+    const bool vector = aligned16(x) && aligned16(y) && aligned16(weight) && aligned16(bias) && \
+                        cols % LANES<T>::N == 0; \
     if (vector) normalise<LANES<T>::N>(x, weight, bias, y, mean, rstd, rows, cols, eps, threads); \
     else normalise<1>(x, weight, bias, y, mean, rstd, rows, cols, eps, threads); \
   }
@@ -61,13 +62,14 @@ DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict
   const Team team = {threads};
   for (int64 r = team.first(); r < rows; r += team.step()) {
     const float m = mean[r], scale = rstd[r];
-    float g[V], v[V], sum = 0.0f, along = 0.0f;
+    float g[V], v[V], w[V], sum = 0.0f, along = 0.0f;
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(grad_y + r * cols + i, g);
       Wide<V>::load(x + r * cols + i, v);
+      load_floats<V>(weight ? weight + i : weight, 1.0f, w);
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const float inner = g[j] * weight_at(weight, i + j);
+        const float inner = g[j] * w[j];
         sum += inner;
         along += inner * ((v[j] - m) * scale);
       }
@@ -77,9 +79,10 @@ DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(grad_y + r * cols + i, g);
       Wide<V>::load(x + r * cols + i, v);
+      load_floats<V>(weight ? weight + i : weight, 1.0f, w);
 #pragma unroll
       for (int j = 0; j < V; ++j)
-        g[j] = (g[j] * weight_at(weight, i + j) - sum - (v[j] - m) * scale * along) * scale;
+        g[j] = (g[j] * w[j] - sum - (v[j] - m) * scale * along) * scale;
       Wide<V>::store(grad_x + r * cols + i, g);
     }
   }
@@ -87,12 +90,13 @@ DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict
 
 // Read 2, written 1.
 #define LAYER_NORM_BACKWARD(T, S) \
-  KERNEL(256) layer_norm_backward_##S(const T* grad_y, const T* x, const float* weight, \
+  KERNEL(256, 4) layer_norm_backward_##S(const T* grad_y, const T* x, const float* weight, \
                                       const float* mean, const float* rstd, T* grad_x, \
                                       int64 rows, int64 cols, int threads) { \
     const bool vector = aligned16(grad_y) && aligned16(x) && aligned16(grad_x) && \
-                        cols % LANES<T>::N == 0; \
-    if (vector) normalise_backward<LANES<T>::N>(grad_y, x, weight, mean, rstd, grad_x, rows, cols, threads); \
+                        aligned16(weight) && cols % LANES<T>::N == 0; \
+    if (vector) normalise_backward<LANES<T>::N>(grad_y, x, weight, mean, rstd, grad_x, rows, \
+        cols, threads); \
     else normalise_backward<1>(grad_y, x, weight, mean, rstd, grad_x, rows, cols, threads); \
   }
 FOR_EACH_FLOAT(LAYER_NORM_BACKWARD)
@@ -141,7 +145,7 @@ DEVICE void weight_gradients(const T* __restrict__ grad_y, const T* __restrict__
 
 // Read 2.
 #define LAYER_NORM_WEIGHTS(T, S) \
-  KERNEL(256) layer_norm_weights_##S(const T* grad_y, const T* x, const float* mean, \
+  KERNEL(256, 4) layer_norm_weights_##S(const T* grad_y, const T* x, const float* mean, \
                                      const float* rstd, float* partial, int64 rows, int64 cols, \
                                      int64 chunk, int vector) { \
     if (vector) \

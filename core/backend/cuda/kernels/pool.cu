@@ -89,10 +89,13 @@ DEVICE void max_forward(const T* __restrict__ x, T* __restrict__ y, I* __restric
       winner[j] = -1;
     }
     int tap = 0;
+#pragma unroll 1
     for (int a = 0; a < g.kernel[0]; ++a) {
       const int d = p.at[0] * g.stride[0] - g.padding[0] + a * g.dilation[0];
+#pragma unroll 1
       for (int b = 0; b < g.kernel[1]; ++b) {
         const int h = p.at[1] * g.stride[1] - g.padding[1] + b * g.dilation[1];
+#pragma unroll 2
         for (int c = 0; c < g.kernel[2]; ++c, ++tap) {
           const int w = p.at[2] * g.stride[2] - g.padding[2] + c * g.dilation[2];
           if (d < 0 || d >= g.in[0] || h < 0 || h >= g.in[1] || w < 0 || w >= g.in[2]) continue;
@@ -147,12 +150,15 @@ DEVICE void max_backward(const T* __restrict__ grad_y, const I* __restrict__ win
     float sum[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) sum[j] = 0.0f;
+#pragma unroll 1
     for (int d = ds.last; d >= ds.first; --d) {
       const int a = tap_of(p.at[0], d, 0, g);
       if (a < 0) continue;
+#pragma unroll 1
       for (int h = hs.last; h >= hs.first; --h) {
         const int b = tap_of(p.at[1], h, 1, g);
         if (b < 0) continue;
+#pragma unroll 1
         for (int w = ws.last; w >= ws.first; --w) {
           const int c = tap_of(p.at[2], w, 2, g);
           if (c < 0) continue;
@@ -215,6 +221,12 @@ DEVICE int counted(int o, int k, const Geometry& g, int include_pad) {
   return end - start;
 }
 
+// What each element of window (d, h, w) has of its mean.
+DEVICE float share_of(int d, int h, int w, const Geometry& g, int include_pad) {
+  return 1.0f / ((float)counted(d, 0, g, include_pad) * (float)counted(h, 1, g, include_pad) *
+                 (float)counted(w, 2, g, include_pad));
+}
+
 template <int V, typename T>
 DEVICE void avg_forward(const T* __restrict__ x, T* __restrict__ y, uint32 items, int channels,
                         int include_pad, const Geometry& g) {
@@ -223,12 +235,14 @@ DEVICE void avg_forward(const T* __restrict__ x, T* __restrict__ y, uint32 items
     float sum[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) sum[j] = 0.0f;
+#pragma unroll 1
     for (int a = 0; a < g.kernel[0]; ++a) {
       const int d = p.at[0] * g.stride[0] - g.padding[0] + a;
+#pragma unroll 1
       for (int b = 0; b < g.kernel[1]; ++b) {
         const int h = p.at[1] * g.stride[1] - g.padding[1] + b;
         if (d < 0 || d >= g.in[0] || h < 0 || h >= g.in[1]) continue;
-#pragma unroll 4
+#pragma unroll 2
         for (int c = 0; c < g.kernel[2]; ++c) {
           const int w = p.at[2] * g.stride[2] - g.padding[2] + c;
           if (w < 0 || w >= g.in[2]) continue;
@@ -239,11 +253,9 @@ DEVICE void avg_forward(const T* __restrict__ x, T* __restrict__ y, uint32 items
         }
       }
     }
-    const float count = (float)counted(p.at[0], 0, g, include_pad) *
-                        (float)counted(p.at[1], 1, g, include_pad) *
-                        (float)counted(p.at[2], 2, g, include_pad);
+    const float share = share_of(p.at[0], p.at[1], p.at[2], g, include_pad);
 #pragma unroll
-    for (int j = 0; j < V; ++j) sum[j] /= count;
+    for (int j = 0; j < V; ++j) sum[j] *= share;
     const int64 to = offset(p.n, p.at[0], p.at[1], p.at[2], g.out, channels) + p.channel;
     Wide<V>::store(y + to, sum);
   }
@@ -259,16 +271,17 @@ DEVICE void avg_backward(const T* __restrict__ grad_y, T* __restrict__ grad_x, u
     float sum[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) sum[j] = 0.0f;
+#pragma unroll 1
     for (int d = ds.last; d >= ds.first; --d) {
+#pragma unroll 1
       for (int h = hs.last; h >= hs.first; --h) {
+#pragma unroll 1
         for (int w = ws.last; w >= ws.first; --w) {
-          const float count = (float)counted(d, 0, g, include_pad) *
-                              (float)counted(h, 1, g, include_pad) *
-                              (float)counted(w, 2, g, include_pad);
+          const float share = share_of(d, h, w, g, include_pad);
           float v[V];
           Wide<V>::load(grad_y + offset(p.n, d, h, w, g.out, channels) + p.channel, v);
 #pragma unroll
-          for (int j = 0; j < V; ++j) sum[j] += v[j] / count;
+          for (int j = 0; j < V; ++j) sum[j] += v[j] * share;
         }
       }
     }
@@ -328,7 +341,7 @@ DEVICE void mean_forward(const T* __restrict__ x, T* __restrict__ y, int64 posit
 
 // Read 1.
 #define MEAN_POOL(T, S) \
-  KERNEL(256) mean_pool_forward_##S(const T* x, T* y, int64 positions, int64 channels, \
+  KERNEL(256, 4) mean_pool_forward_##S(const T* x, T* y, int64 positions, int64 channels, \
                                     int vector) { \
     if (vector) mean_forward<LANES<T>::N>(x, y, positions, channels); \
     else mean_forward<1>(x, y, positions, channels); \

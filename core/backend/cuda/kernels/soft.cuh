@@ -62,6 +62,7 @@ DEVICE Soft block_merged(Soft s) {
 template <int V, typename T>
 DEVICE Soft row_soft(const T* __restrict__ row, int64 dim, const Team& team) {
   Soft s = nothing();
+#pragma unroll 2
   for (int64 i = team.rank() * V; i < dim; i += team.threads * V) {
     float v[V];
     Wide<V>::load(row + i, v);

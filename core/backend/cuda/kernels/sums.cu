@@ -1,8 +1,8 @@
 // Sums over rows or columns of a dense matrix (rows, cols), in float and in an order that depends
 // on the shape alone. Every element is read once; the partial sums are few.
 
-// Sums of columns over chunks of rows. A block is (lanes, groups): a lane has V neighbouring columns
-// and a group every groups-th row of the chunk, so that a warp reads whole lines. The groups' sums
+// Sums of columns over chunks of rows. A block is (lanes, groups): a lane has V neighbouring
+// columns and a group every groups-th row of the chunk, so that a warp reads whole lines. The groups' sums
 // meet in shared memory. Grid: (tiles of columns, chunks of rows).
 template <int V, typename T>
 DEVICE void sum_columns(const T* __restrict__ x, float* __restrict__ partial, int64 rows,
@@ -38,7 +38,7 @@ DEVICE void sum_columns(const T* __restrict__ x, float* __restrict__ partial, in
 
 // Read 1. `vector`: cols and the address allow 16 bytes at a time. partial: (chunks, cols).
 #define SUM_COLUMNS(T, S) \
-  KERNEL(256) sum_columns_##S(const T* x, float* partial, int64 rows, int64 cols, int64 chunk, \
+  KERNEL(256, 4) sum_columns_##S(const T* x, float* partial, int64 rows, int64 cols, int64 chunk, \
                               int vector) { \
     if (vector) sum_columns<LANES<T>::N>(x, partial, rows, cols, chunk); \
     else sum_columns<1>(x, partial, rows, cols, chunk); \
@@ -66,7 +66,7 @@ DEVICE void finish_columns(const float* __restrict__ partial, T* __restrict__ ou
 
 // Reads 4 bytes per partial sum.
 #define FINISH_COLUMNS(T, S) \
-  KERNEL(256) finish_columns_##S(const float* partial, T* out, int64 chunks, int64 cols) { \
+  KERNEL(256, 4) finish_columns_##S(const float* partial, T* out, int64 chunks, int64 cols) { \
     finish_columns(partial, out, chunks, cols); \
   }
 FOR_EACH_FLOAT(FINISH_COLUMNS)
@@ -77,6 +77,7 @@ DEVICE void sum_rows(const T* __restrict__ x, float* __restrict__ out, int64 row
   const Team team = {threads};
   for (int64 r = team.first(); r < rows; r += team.step()) {
     float total = 0.0f;
+#pragma unroll 4
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       float v[V];
       Wide<V>::load(x + r * cols + i, v);
@@ -90,7 +91,7 @@ DEVICE void sum_rows(const T* __restrict__ x, float* __restrict__ out, int64 row
 
 // Read 1. `threads` that share a row: 32 or 256.
 #define SUM_ROWS(T, S) \
-  KERNEL(256) sum_rows_##S(const T* x, float* out, int64 rows, int64 cols, int threads) { \
+  KERNEL(256, 4) sum_rows_##S(const T* x, float* out, int64 rows, int64 cols, int threads) { \
     const bool vector = aligned16(x) && cols % LANES<T>::N == 0; \
     if (vector) sum_rows<LANES<T>::N>(x, out, rows, cols, threads); \
     else sum_rows<1>(x, out, rows, cols, threads); \
