@@ -99,9 +99,9 @@ DEVICE Totals forward_strided(const T* __restrict__ x, const int64* __restrict__
 // partial: (blocks, 2), the sums of losses and of weights. `threads` that share a row: 32 or 256.
 #define CROSS_ENTROPY_FORWARD(T, S) \
   KERNEL(256, 4) cross_entropy_forward_##S(const T* x, const int64* target, const float* weight, \
-                                        float* stats, float* losses, float* partial, \
-                                        int64 outer, int64 dim, int64 inner, int threads, \
-                                        int64 ignore_index, float smoothing) { \
+                                           float* stats, float* losses, float* partial, \
+                                           int64 outer, int64 dim, int64 inner, int threads, \
+                                           int64 ignore_index, float smoothing) { \
     const Settings set = {weight, ignore_index, smoothing}; \
     const bool vector = aligned16(x) && dim % LANES<T>::N == 0; \
     Totals totals; \
@@ -119,8 +119,8 @@ FOR_EACH_FLOAT(CROSS_ENTROPY_FORWARD)
 
 // One block: loss = sum of losses / total, where total is the sum of weights if `mean`, else 1.
 #define CROSS_ENTROPY_FINISH(T, S) \
-  KERNEL(256, 4) cross_entropy_finish_##S(const float* partial, T* loss, float* total, int blocks, \
-                                       int mean) { \
+  KERNEL(256, 4) cross_entropy_finish_##S(const float* partial, T* loss, float* total, \
+                                          int blocks, int mean) { \
     float losses = 0.0f, weights = 0.0f; \
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) { \
       losses += partial[2 * i]; \
@@ -212,11 +212,11 @@ DEVICE void backward_strided(const T* __restrict__ x, const int64* __restrict__ 
 
 // Read 1, written 1. grad_y: one number, or one per element if `per_row`.
 #define CROSS_ENTROPY_BACKWARD(T, S) \
-  KERNEL(256, 4) cross_entropy_backward_##S(const T* x, const int64* target, const float* weight, \
-                                         const float* stats, const float* total, \
-                                         const T* grad_y, T* grad_x, int64 outer, int64 dim, \
-                                         int64 inner, int threads, int64 ignore_index, \
-                                         float smoothing, int per_row) { \
+  KERNEL(256, 4) cross_entropy_backward_##S(const T* x, const int64* target, \
+                                            const float* weight, const float* stats, \
+                                            const float* total, const T* grad_y, T* grad_x, \
+                                            int64 outer, int64 dim, int64 inner, int threads, \
+                                            int64 ignore_index, float smoothing, int per_row) { \
     const Settings set = {weight, ignore_index, smoothing}; \
     const float sum = sum_of_weights(set, dim); \
     const int W = LANES<T>::N; \

@@ -47,9 +47,9 @@ DEVICE void forward_plain(const T* __restrict__ x, const float* __restrict__ wei
 
 // Read 1, written 1. rows = N * groups; `channels` of a group.
 #define GROUP_NORM_FORWARD(T, S) \
-  KERNEL(256, 4) group_norm_forward_##S(const T* x, const float* weight, const float* bias, T* y, \
-                                     float* mean, float* rstd, int64 rows, int groups, \
-                                     int channels, int inner, float eps, int threads) { \
+  KERNEL(256, 4) group_norm_forward_##S(const T* x, const float* weight, const float* bias, \
+                                        T* y, float* mean, float* rstd, int64 rows, int groups, \
+                                        int channels, int inner, float eps, int threads) { \
     const bool vector = aligned16(x) && aligned16(y) && inner % LANES<T>::N == 0; \
     if (vector) \
       forward_plain<LANES<T>::N>(x, weight, bias, y, mean, rstd, rows, groups, channels, inner, \
@@ -93,8 +93,8 @@ DEVICE void sums_plain(const T* __restrict__ grad_y, const T* __restrict__ x,
 // Read 2. planes = N * C.
 #define GROUP_NORM_SUMS(T, S) \
   KERNEL(256, 4) group_norm_sums_##S(const T* grad_y, const T* x, const float* mean, \
-                                  const float* rstd, float* sums, int64 planes, int groups, \
-                                  int channels, int inner, int threads) { \
+                                     const float* rstd, float* sums, int64 planes, int groups, \
+                                     int channels, int inner, int threads) { \
     const bool vector = aligned16(grad_y) && aligned16(x) && inner % LANES<T>::N == 0; \
     if (vector) \
       sums_plain<LANES<T>::N>(grad_y, x, mean, rstd, sums, planes, groups, channels, inner, \
@@ -141,9 +141,9 @@ DEVICE void backward_plain(const T* __restrict__ grad_y, const T* __restrict__ x
 // Read 2, written 1.
 #define GROUP_NORM_BACKWARD(T, S) \
   KERNEL(256, 4) group_norm_backward_##S(const T* grad_y, const T* x, const float* weight, \
-                                      const float* mean, const float* rstd, const float* sums, \
-                                      T* grad_x, int64 rows, int groups, int channels, \
-                                      int inner, int threads) { \
+                                         const float* mean, const float* rstd, \
+                                         const float* sums, T* grad_x, int64 rows, int groups, \
+                                         int channels, int inner, int threads) { \
     const bool vector = aligned16(grad_y) && aligned16(x) && aligned16(grad_x) && \
                         inner % LANES<T>::N == 0; \
     if (vector) \

@@ -81,8 +81,8 @@ DEVICE void moments_last(const T* __restrict__ x, float* __restrict__ partial, i
 
 // Read 1. `vector`: C and the address allow 16 bytes at a time.
 #define GROUP_NORM_LAST_MOMENTS(T, S) \
-  KERNEL(256, 4) group_norm_last_moments_##S(const T* x, float* partial, int64 inner, int64 chunk, \
-                                          int channels, int vector) { \
+  KERNEL(256, 4) group_norm_last_moments_##S(const T* x, float* partial, int64 inner, \
+                                             int64 chunk, int channels, int vector) { \
     if (vector) moments_last<LANES<T>::N>(x, partial, inner, chunk, channels); \
     else moments_last<1>(x, partial, inner, chunk, channels); \
   }
@@ -146,9 +146,9 @@ DEVICE void apply_last(const T* __restrict__ x, const float* __restrict__ weight
 // Read 1, written 1; with the moments: read 2, written 1.
 #define GROUP_NORM_LAST_FORWARD(T, S) \
   KERNEL(256, 4) group_norm_last_forward_##S(const T* x, const float* weight, const float* bias, \
-                                          const float* mean, const float* rstd, T* y, \
-                                          int64 inner, int64 chunk, int groups, int channels, \
-                                          int vector) { \
+                                             const float* mean, const float* rstd, T* y, \
+                                             int64 inner, int64 chunk, int groups, int channels, \
+                                             int vector) { \
     if (vector) \
       apply_last<LANES<T>::N>(x, weight, bias, mean, rstd, y, inner, chunk, groups, channels); \
     else \
@@ -210,8 +210,8 @@ DEVICE void sums_last(const T* __restrict__ grad_y, const T* __restrict__ x,
 // Read 2.
 #define GROUP_NORM_LAST_SUMS(T, S) \
   KERNEL(256, 4) group_norm_last_sums_##S(const T* grad_y, const T* x, const float* mean, \
-                                       const float* rstd, float* partial, int64 inner, \
-                                       int64 chunk, int groups, int channels, int vector) { \
+                                          const float* rstd, float* partial, int64 inner, \
+                                          int64 chunk, int groups, int channels, int vector) { \
     if (vector) \
       sums_last<LANES<T>::N>(grad_y, x, mean, rstd, partial, inner, chunk, groups, channels); \
     else \
@@ -280,9 +280,10 @@ DEVICE void backward_last(const T* __restrict__ grad_y, const T* __restrict__ x,
 // Read 2, written 1.
 #define GROUP_NORM_LAST_BACKWARD(T, S) \
   KERNEL(256, 4) group_norm_last_backward_##S(const T* grad_y, const T* x, const float* weight, \
-                                           const float* mean, const float* rstd, \
-                                           const float* means, T* grad_x, int64 inner, \
-                                           int64 chunk, int groups, int channels, int vector) { \
+                                              const float* mean, const float* rstd, \
+                                              const float* means, T* grad_x, int64 inner, \
+                                              int64 chunk, int groups, int channels, \
+                                              int vector) { \
     if (vector) \
       backward_last<LANES<T>::N>(grad_y, x, weight, mean, rstd, means, grad_x, inner, chunk, \
                                  groups, channels); \

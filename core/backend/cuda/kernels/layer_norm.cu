@@ -43,9 +43,9 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
 
 // Read 1, written 1. `threads` that share a row: 32 or 256.
 #define LAYER_NORM_FORWARD(T, S) \
-  KERNEL(256, 4) layer_norm_forward_##S(const T* x, const float* weight, const float* bias, T* y, \
-                                     float* mean, float* rstd, int64 rows, int64 cols, \
-                                     float eps, int threads) { \
+  KERNEL(256, 4) layer_norm_forward_##S(const T* x, const float* weight, const float* bias, \
+                                        T* y, float* mean, float* rstd, int64 rows, int64 cols, \
+                                        float eps, int threads) { \
     const bool vector = aligned16(x) && aligned16(y) && aligned16(weight) && aligned16(bias) && \
                         cols % LANES<T>::N == 0; \
     if (vector) normalise<LANES<T>::N>(x, weight, bias, y, mean, rstd, rows, cols, eps, threads); \
@@ -91,8 +91,8 @@ DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict
 // Read 2, written 1.
 #define LAYER_NORM_BACKWARD(T, S) \
   KERNEL(256, 4) layer_norm_backward_##S(const T* grad_y, const T* x, const float* weight, \
-                                      const float* mean, const float* rstd, T* grad_x, \
-                                      int64 rows, int64 cols, int threads) { \
+                                         const float* mean, const float* rstd, T* grad_x, \
+                                         int64 rows, int64 cols, int threads) { \
     const bool vector = aligned16(grad_y) && aligned16(x) && aligned16(grad_x) && \
                         aligned16(weight) && cols % LANES<T>::N == 0; \
     if (vector) normalise_backward<LANES<T>::N>(grad_y, x, weight, mean, rstd, grad_x, rows, \
@@ -146,8 +146,8 @@ DEVICE void weight_gradients(const T* __restrict__ grad_y, const T* __restrict__
 // Read 2.
 #define LAYER_NORM_WEIGHTS(T, S) \
   KERNEL(256, 4) layer_norm_weights_##S(const T* grad_y, const T* x, const float* mean, \
-                                     const float* rstd, float* partial, int64 rows, int64 cols, \
-                                     int64 chunk, int vector) { \
+                                        const float* rstd, float* partial, int64 rows, \
+                                        int64 cols, int64 chunk, int vector) { \
     if (vector) \
       weight_gradients<LANES<T>::N>(grad_y, x, mean, rstd, partial, rows, cols, chunk); \
     else \

@@ -293,13 +293,13 @@ DEVICE void avg_backward(const T* __restrict__ grad_y, T* __restrict__ grad_x, u
 // Forward: read 1 input, written 1 output. Backward: the reverse.
 #define AVG_POOL(T, S) \
   KERNEL(256, 4) avg_pool_forward_##S(const T* x, T* y, int64 items, int channels, int vector, \
-                                   int include_pad, GEOMETRY_ARGUMENTS) { \
+                                      int include_pad, GEOMETRY_ARGUMENTS) { \
     const Geometry g = GEOMETRY; \
     if (vector) avg_forward<LANES<T>::N>(x, y, items, channels, include_pad, g); \
     else avg_forward<1>(x, y, items, channels, include_pad, g); \
   } \
   KERNEL(256, 4) avg_pool_backward_##S(const T* grad_y, T* grad_x, int64 items, int channels, \
-                                    int vector, int include_pad, GEOMETRY_ARGUMENTS) { \
+                                       int vector, int include_pad, GEOMETRY_ARGUMENTS) { \
     const Geometry g = GEOMETRY; \
     if (vector) avg_backward<LANES<T>::N>(grad_y, grad_x, items, channels, include_pad, g); \
     else avg_backward<1>(grad_y, grad_x, items, channels, include_pad, g); \
@@ -342,7 +342,7 @@ DEVICE void mean_forward(const T* __restrict__ x, T* __restrict__ y, int64 posit
 // Read 1.
 #define MEAN_POOL(T, S) \
   KERNEL(256, 4) mean_pool_forward_##S(const T* x, T* y, int64 positions, int64 channels, \
-                                    int vector) { \
+                                       int vector) { \
     if (vector) mean_forward<LANES<T>::N>(x, y, positions, channels); \
     else mean_forward<1>(x, y, positions, channels); \
   }

@@ -2,8 +2,8 @@
 // on the shape alone. Every element is read once; the partial sums are few.
 
 // Sums of columns over chunks of rows. A block is (lanes, groups): a lane has V neighbouring
-// columns and a group every groups-th row of the chunk, so that a warp reads whole lines. The groups' sums
-// meet in shared memory. Grid: (tiles of columns, chunks of rows).
+// columns and a group every groups-th row of the chunk, so that a warp reads whole lines. The
+// groups' sums meet in shared memory. Grid: (tiles of columns, chunks of rows).
 template <int V, typename T>
 DEVICE void sum_columns(const T* __restrict__ x, float* __restrict__ partial, int64 rows,
                         int64 cols, int64 chunk) {
@@ -38,8 +38,8 @@ DEVICE void sum_columns(const T* __restrict__ x, float* __restrict__ partial, in
 
 // Read 1. `vector`: cols and the address allow 16 bytes at a time. partial: (chunks, cols).
 #define SUM_COLUMNS(T, S) \
-  KERNEL(256, 4) sum_columns_##S(const T* x, float* partial, int64 rows, int64 cols, int64 chunk, \
-                              int vector) { \
+  KERNEL(256, 4) sum_columns_##S(const T* x, float* partial, int64 rows, int64 cols, \
+                                 int64 chunk, int vector) { \
     if (vector) sum_columns<LANES<T>::N>(x, partial, rows, cols, chunk); \
     else sum_columns<1>(x, partial, rows, cols, chunk); \
   }

@@ -85,6 +85,20 @@ def test_halves_are_served_as_they_are(rng, name, dtype):
     np.testing.assert_allclose(y.detach().cpu().float().numpy(), want.numpy(), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_second_derivatives_of_cross_entropy(rng, reduction):
+    def gradient(device):
+        x = ag.tensor(rng_values, device=device, requires_grad=True)
+        target = ag.tensor(LABELS[1, 0], device=device)
+        loss = F.cross_entropy(x, target, reduction=reduction)
+        (first,) = ag.autograd.grad(loss, x, _gradient(loss), create_graph=True)
+        (second,) = ag.autograd.grad(first, x, _gradient(first))
+        return second.cpu().numpy()
+
+    rng_values = rng.standard_normal((3, 4)).astype(np.float32)
+    np.testing.assert_allclose(gradient("cuda"), gradient("cpu"), rtol=1e-5, atol=1e-6)
+
+
 def test_logits_changed_in_place_are_noticed():
     x = ag.zeros(3, 4, device="cuda", requires_grad=True) * 1
     loss = F.cross_entropy(x, ag.tensor([0, 1, 2], device="cuda"))
