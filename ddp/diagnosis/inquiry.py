@@ -132,8 +132,8 @@ class Inquiry:
         dead = finding.ranks if finding.kind == GONE else ()
         statements = self._hear([r for r in range(self.size) if r not in dead], finding)
         lower = [rank for rank in board.alarmed() if rank < self.rank]
-        # Where a late rank waits for another host, its time may be over just before ours: it knows who
-        # is to blame, and most often ends the job before we say that it was late.
+        # Where a late rank waits for another host, its time may be over just before ours: it knows
+        # who is to blame, and most often ends the job before we say that it was late.
         telling = any(statements[r].tells_of_another_failure for r in finding.ranks)
         text = self._report_of_others(_REPORT_S) if lower or telling else None
         if text is None:
