@@ -7,6 +7,8 @@ that says what is missing. CuPy is imported when a GPU is first asked for.
 
 from __future__ import annotations
 
+from .capture import CapturedStep, capture
+from .graphs import CUDAGraph, graph, graph_pool_handle, is_current_stream_capturing
 from .info import (
     can_device_access_peer,
     current_device,
@@ -50,10 +52,13 @@ from .rng import (
 from .streams import Event, Stream, StreamContext, current_stream, default_stream, stream
 
 __all__ = [
+    "CUDAGraph",
+    "CapturedStep",
     "Event",
     "Stream",
     "StreamContext",
     "can_device_access_peer",
+    "capture",
     "current_device",
     "current_stream",
     "default_stream",
@@ -67,11 +72,14 @@ __all__ = [
     "get_device_properties",
     "get_rng_state",
     "get_rng_state_all",
+    "graph",
+    "graph_pool_handle",
     "init",
     "initial_seed",
     "ipc_collect",
     "is_available",
     "is_bf16_supported",
+    "is_current_stream_capturing",
     "is_initialized",
     "manual_seed",
     "manual_seed_all",
