@@ -160,7 +160,7 @@ def capture(
 
 
 def _begin_step() -> None:
-    """Random numbers of the device are those of the next step, in an eager and in a captured one."""
+    """Draw the random numbers of the next step from now on, eager and captured ones alike."""
     if availability.in_use():
         from ..backend.cuda import random  # noqa: PLC0415 - needs CuPy
 

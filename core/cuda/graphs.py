@@ -1,10 +1,10 @@
 """CUDA graphs: a whole training step recorded once and launched as one piece.
 
 `capture` wraps a step function; `CUDAGraph` and `graph` are PyTorch's names for the same thing in
-smaller pieces. What is recorded is the work on the device with its addresses, not the Python code:
-replays run no Python of the step. Numbers that change from step to step (learning rate, loss
-scale, random numbers) therefore live on the device; allgrad's optimizers, `GradScaler` and dropout see
-to that by themselves.
+smaller pieces. What is recorded is the work on the device with its addresses, not the Python
+code: replays run no Python of the step. Numbers that change from step to step (learning rate,
+loss scale, random numbers) therefore live on the device; allgrad's optimizers, `GradScaler` and
+dropout see to that by themselves.
 
 Note [Private pool]: all memory that a capture asks for comes from a pool of the graph's own, which
 lives as long as the graph. So nobody else gets the memory that replays write to.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ..backend.cuda import availability
