@@ -2,6 +2,7 @@
 # make test    run the whole test suite
 # make check   format, lint, types, layers, spelling: exactly what CI runs
 # make bench   step time, all-reduce and input pipeline against PyTorch (needs torch)
+# make gpu-check   on a machine with a GPU: its tests, a memory check of the kernels, a benchmark
 # make wheel   build dist/allgrad-*.whl
 # make clean   remove everything that make made
 #
@@ -19,7 +20,10 @@ ARGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 
-.PHONY: help demo test check bench wheel clean
+# What `make gpu-check` runs with; GPU_PYTHON=python3 takes an interpreter that has it all.
+GPU_PYTHON ?= .venv/bin/python
+
+.PHONY: help demo test check bench gpu-check wheel clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
 
@@ -73,7 +77,7 @@ check: .venv/dev.stamp
 	! grep -rnE '^[[:space:]]*(from|import) (core|ddp|launch)\b' --include='*.py' \
 		core ddp launch tests examples benchmarks
 	.venv/bin/codespell
-	.venv/bin/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
+	.venv/bin/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch benchmarks/*.sh)
 	rm -rf build
 	$(PIP) wheel --quiet --no-deps --wheel-dir build/wheel .
 	cd build/lib && ../../.venv/bin/lint-imports --config ../../pyproject.toml
@@ -83,6 +87,14 @@ bench: .venv/test.stamp
 	.venv/bin/python benchmarks/step.py $(ARGS)
 	.venv/bin/python benchmarks/allreduce.py
 	.venv/bin/python benchmarks/input_pipeline.py
+
+.venv/gpu.stamp: pyproject.toml | .venv/test.stamp
+	$(PIP) install --quiet --editable '.[test,gpu]'
+	@touch $@
+
+# Under 8 minutes on one GPU. The tests are those that CI runs on an emulated GPU.
+gpu-check: $(if $(filter .venv/%,$(GPU_PYTHON)),.venv/gpu.stamp)
+	GPU_PYTHON=$(GPU_PYTHON) benchmarks/gpu_check.sh
 
 wheel: .venv/bin/python
 	rm -rf build

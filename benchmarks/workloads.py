@@ -62,6 +62,8 @@ def build(workload: str, nn: Any, F: Any) -> Any:  # noqa: N803 - the usual name
         return _resnet(nn, F, (3, 3, 3), 16)
     if workload == "resnet18":
         return _resnet(nn, F, (2, 2, 2, 2), 64)
+    if workload == "resnet50":
+        return _resnet50(nn, F)
     if workload in sequences.WORKLOADS:
         return sequences.WORKLOADS[workload].build(nn)
     raise ValueError(f"unknown workload {workload!r}; known: {', '.join(BATCHES)}")
@@ -91,6 +93,48 @@ def _convnet(nn: Any, F: Any) -> Any:  # noqa: N803
             return F.log_softmax(self.fc2(x), dim=1)
 
     return ConvNet()
+
+
+def _resnet50(nn: Any, F: Any) -> Any:  # noqa: N803
+    class Bottleneck(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, inputs: int, width: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+            self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(4 * width)
+            self.shortcut = nn.Sequential()
+            if stride != 1 or inputs != 4 * width:
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+                )
+
+        def forward(self, x: Any) -> Any:
+            y = F.relu(self.bn1(self.conv1(x)))
+            y = F.relu(self.bn2(self.conv2(y)))
+            return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+    class ResNet50(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(64)
+            stages, inputs = [], 64
+            for stage, count in enumerate((3, 4, 6, 3)):
+                for i in range(count):
+                    stride = 2 if stage and not i else 1
+                    stages.append(Bottleneck(inputs, 64 * 2**stage, stride))
+                    inputs = 256 * 2**stage
+            self.blocks = nn.Sequential(*stages)
+            self.fc = nn.Linear(inputs, 1000)
+
+        def forward(self, x: Any) -> Any:
+            x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+            return self.fc(F.adaptive_avg_pool2d(self.blocks(x), 1).flatten(1))
+
+    return ResNet50()
 
 
 def _resnet(nn: Any, F: Any, blocks: tuple[int, ...], width: int) -> Any:  # noqa: N803
