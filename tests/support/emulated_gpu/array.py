@@ -8,26 +8,25 @@ alone; functions, methods and ufuncs that CuPy lacks are refused.
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import device, memory
+from support.emulated_gpu import device, memory, rules
 
-API: dict[str, Any] = json.loads(Path(__file__).with_name("cupy_api.json").read_text())
+API = rules.API
 _ATTRIBUTES = frozenset(API["ndarray"])
 _NUMBERS = (int, float, complex, bool, np.generic)
+_OPERANDS = (*_NUMBERS, np.ndarray)  # the last to be refused with CuPy's words
 
 
 # Functions that change their first argument.
 _MAKING = frozenset(
     ("zeros", "empty", "arange", "array", "asarray", "ascontiguousarray", "eye", "identity", "tri")
 )
-_WRITING = frozenset(("copyto", "put", "put_along_axis", "fill_diagonal", "place", "putmask"))
+WRITING = frozenset(("copyto", "put", "put_along_axis", "fill_diagonal", "place", "putmask"))
 
 
 class ndarray:  # noqa: N801 - CuPy's spelling
@@ -69,28 +68,21 @@ class ndarray:  # noqa: N801 - CuPy's spelling
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if ufunc.__name__ not in API["functions"]:
             return NotImplemented
-        if method != "__call__":
-            if method not in API["ufunc"]:
-                return NotImplemented
-            writes = inputs[:1] if method == "at" else ()
-            name = f"cupy.{ufunc.__name__}.{method}"
-            return device.run(getattr(ufunc, method), inputs, kwargs, name, writes)
-        if not set(kwargs) <= {"out", "dtype", "casting", "where"} or "where" in kwargs:
+        if method == "__call__":
+            return ufunc_call(ufunc, inputs, kwargs)
+        if method not in API["ufunc"]:
             return NotImplemented
-        return device.run(ufunc, inputs, kwargs)
+        rules.ufunc_method(ufunc, method, inputs)
+        writes = inputs[:1] if method == "at" else ()
+        name = f"cupy.{ufunc.__name__}.{method}"
+        return device.run(getattr(ufunc, method), inputs, kwargs, name, writes)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        found = api_of(func)
-        if found is None or any(t is not ndarray for t in types):
+        if any(t is not ndarray for t in types) or not rules.check_function(func, args, kwargs):
             return NotImplemented
-        unknown = set(kwargs) - set(found["parameters"] or kwargs) - {"kwargs"}
-        if unknown and "kwargs" not in found["parameters"]:
-            raise TypeError(
-                f"cupy.{func.__name__}() got an unexpected keyword argument {min(unknown)!r}"
-            )
         if func.__name__ in _MAKING:  # by ``like=``, from what may lie on the host
             return getattr(sys.modules["cupy"], func.__name__)(*args, **kwargs)
-        written = args[:1] if func.__name__ in _WRITING else ()
+        written = args[:1] if func.__name__ in WRITING else ()
         return device.run(func, args, kwargs, "", written)
 
     # -- what has rules of its own -----------------------------------------------------------
@@ -239,6 +231,7 @@ class _Method:
         self.owner, self.name = owner, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        rules.check_method(self.name, args, kwargs)
         call = functools.partial(_call, self.name)
         writes = (self.owner,) if self.name in _WRITERS else ()
         return device.run(call, (self.owner, *args), kwargs, f"ndarray.{self.name}", writes)
@@ -286,6 +279,15 @@ def _from_host(array: np.ndarray) -> ndarray:
     return device.uploaded(array)
 
 
+def ufunc_call(ufunc: np.ufunc, inputs: Any, kwargs: dict[str, Any]) -> Any:
+    """A ufunc of CuPy's on device arrays and numbers; NotImplemented for anything else."""
+    for value in inputs:
+        if type(value) is not ndarray and not isinstance(value, _OPERANDS):
+            return NotImplemented
+    function = rules.loop(ufunc, inputs, kwargs)
+    return device.run(function, inputs, kwargs, f"cupy.{ufunc.__name__}")
+
+
 def _binary(name: str, reflected: bool = False, in_place: bool = False) -> Callable[..., Any]:
     ufunc: np.ufunc = getattr(np, name)
 
@@ -298,9 +300,9 @@ def _binary(name: str, reflected: bool = False, in_place: bool = False) -> Calla
                 raise TypeError("Unsupported type <class 'numpy.ndarray'>")
             return NotImplemented
         if in_place:
-            device.run(ufunc, (self, other), {"out": (self,)})
+            ufunc_call(ufunc, (self, other), {"out": (self,)})
             return self
-        return device.run(ufunc, (other, self) if reflected else (self, other), {})
+        return ufunc_call(ufunc, (other, self) if reflected else (self, other), {})
 
     return method
 
@@ -332,7 +334,7 @@ for _name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_eq
 
 def _unary(name: str) -> Callable[[ndarray], Any]:
     ufunc: np.ufunc = getattr(np, name)
-    return lambda self: device.run(ufunc, (self,), {})
+    return lambda self: ufunc_call(ufunc, (self,), {})
 
 
 for _name, _ufunc in {
@@ -345,12 +347,3 @@ for _name, _ufunc in {
 
 
 device.ndarray = ndarray
-
-
-def api_of(function: Any) -> dict[str, Any] | None:
-    """What the real CuPy has under the name of a function of NumPy's, or None."""
-    module = getattr(function, "__module__", "numpy").split(".")[1:]
-    table = API.get(module[0]) if module and module[0] in ("linalg", "fft") else API["functions"]
-    if module and module[0] not in ("linalg", "fft"):
-        return None
-    return table.get(function.__name__) if table else None

@@ -45,8 +45,8 @@ class RawModule:
 
     def __init__(
         self,
-        *,
         code: str | None = None,
+        *,
         path: str | None = None,
         options: tuple[str, ...] = (),
         backend: str = "nvrtc",

@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import cuda, device, kernels, memory, nccl, state
-from support.emulated_gpu.array import API, ndarray
+from support.emulated_gpu import cuda, device, kernels, memory, nccl, rules, state
+from support.emulated_gpu.array import API, WRITING, ndarray, ufunc_call
 
 # (the stand-in, the modules it replaced, the number of devices before)
 _installed: list[tuple[ModuleType, dict[str, Any], int]] = []
@@ -19,13 +19,24 @@ _installed: list[tuple[ModuleType, dict[str, Any], int]] = []
 
 def _function(name: str, home: Any = np) -> Any:
     real = getattr(home, name, None)
+    about = API[home.__name__.split(".")[1] if home is not np else "functions"][name]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if real is None:
             raise NotImplementedError(f"the emulated GPU has no cupy.{name}; add it")
-        return device.run(real, args, kwargs)
+        if isinstance(real, np.ufunc):
+            inputs, places = args[: real.nin], args[real.nin :]
+            if places:
+                kwargs["out"] = places
+            return ufunc_call(real, inputs, kwargs)
+        rules.check_parameters(name, about.get("parameters"), args, kwargs)
+        writes = args[:1] if name in WRITING else ()
+        return device.run(real, args, kwargs, "", writes)
 
     call.__name__ = name
+    if isinstance(real, np.ufunc):
+        for method in ("at", "reduce", "accumulate", "reduceat", "outer"):
+            setattr(call, method, getattr(real, method))
     return call
 
 
