@@ -92,7 +92,7 @@ class CTC(Op):
         steps = np.arange(len(log_p), like=log_p)[:, None]
         rows = np.arange(log_p.shape[1], like=log_p)
         index: Any = (steps[..., None], rows[..., None], self._spread(log_p))
-        np.subtract.at(grad_x, index, posterior)
+        np.add.at(grad_x, index, -posterior)  # which CuPy has for floats
         grad_x *= grad[:, None]
         grad_x[:, np.isinf(loss)] = 0 if self.zero_infinity else np.nan
         grad_x[np.broadcast_to(steps > self.last_step, grad_x.shape[:2])] = 0

@@ -5,14 +5,31 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array
+from ..backend.arrays import on_device
 from .base import Op
 from .elementwise import Grads, conj
 from .reduce import own_integer
 
 
+def accumulated(function: np.ufunc, x: Array, axis: int) -> Array:
+    """``function.accumulate(x, axis)`` of an associative function, on devices too.
+
+    CuPy accumulates sums and products alone. There, as many steps as the length has binary digits
+    combine each element with the one 1, 2, 4, ... places before it.
+    """
+    if not on_device(x) or function in (np.add, np.multiply):
+        return function.accumulate(x, axis=axis)
+    y = np.moveaxis(x.copy(), axis, 0)
+    step = 1
+    while step < len(y):
+        y[step:] = function(y[step:], y[:-step])
+        step *= 2
+    return np.moveaxis(y, 0, axis)
+
+
 def _backwards(function: np.ufunc, x: Array, axis: int) -> Array:
     """Accumulate from the end."""
-    return np.flip(function.accumulate(np.flip(x, axis), axis=axis), axis)
+    return np.flip(accumulated(function, np.flip(x, axis), axis), axis)
 
 
 class CumProd(Op):
@@ -51,7 +68,7 @@ class LogCumSumExp(Op):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        y = np.logaddexp.accumulate(x, axis=self.axis)
+        y = accumulated(np.logaddexp, x, self.axis)
         if self.needs[0]:
             self.saved = (x, y)
         return y

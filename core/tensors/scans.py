@@ -79,13 +79,13 @@ def _extreme_so_far(function: np.ufunc, name: str) -> Callable[..., Any]:
         axis = axis_of(dim, input.ndim, name)
         x = input if input.ndim else input.reshape(1)
         array = x._array
-        top = function.accumulate(array, axis=axis)
+        top = scan.accumulated(function, array, axis)
         shape = [1] * array.ndim
         shape[axis] = -1
         place = np.arange(array.shape[axis], like=array).reshape(shape)
         # Of equal ones the last; nan, once met, stays.
         hit = (array == top) | (np.isnan(array) if array.dtype.kind in dtypes.FLOATING else False)
-        indices = np.maximum.accumulate(np.where(hit, place, 0), axis=axis)
+        indices = scan.accumulated(np.maximum, np.where(hit, place, 0), axis)
         index = input._new(indices)
         values = apply(Gather(axis), x, index)
         if not input.ndim:

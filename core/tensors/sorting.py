@@ -13,6 +13,7 @@ from ..dtypes import FLOATING
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import reduce
 from ..ops.index import Gather
+from ..ops.scan import accumulated
 from .autocasting import widens
 from .graph import TensorBase, apply
 from .pairs import lerp
@@ -204,7 +205,7 @@ def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
     place = np.broadcast_to(np.arange(line.shape[-1], like=line), line.shape)
     starts = np.ones_like(line, bool, order="C")
     starts[..., 1:] = line[..., 1:] != line[..., :-1]
-    length = place - np.maximum.accumulate(np.where(starts, place, 0), axis=-1)
+    length = place - accumulated(np.maximum, np.where(starts, place, 0), -1)
     best = np.expand_dims(length.argmax(axis=-1), axis)  # the end of the first longest run
     return _picked(input, axis, np.take_along_axis(order, best, axis=axis), keepdim)
 

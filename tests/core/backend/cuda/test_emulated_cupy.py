@@ -34,7 +34,7 @@ def cupy():
         (lambda x, i: np.asarray(x), "Implicit conversion"),
         (lambda x, i: np.ascontiguousarray(x), "Implicit conversion"),
         (lambda x, i: np.lib.stride_tricks.as_strided(x, (2,), (4,)), "Implicit conversion"),
-        (lambda x, i: x * [1, 2, 3], "unsupported operand"),
+        (lambda x, i: x / [1, 2, 3], "unsupported operand"),
         (lambda x, i: np.sum(x, initial=1), "unexpected keyword argument 'initial'"),
         (lambda x, i: x.sum(where=True), "unexpected keyword argument 'where'"),
         (lambda x, i: np.add(x, 1, where=True), "Wrong arguments"),
