@@ -29,7 +29,7 @@ from allgrad.errors import DistributedError
 if TYPE_CHECKING:
     from allgrad.ddp.communicators.nccl import NcclCommunicator
 
-PERIOD_S = 0.25
+PERIOD_S = 0.25  # between two looks
 
 
 class Watch:
@@ -37,12 +37,10 @@ class Watch:
 
     Args:
         communicator: whose collectives are looked after.
-        period_s: between two looks.
     """
 
-    def __init__(self, communicator: NcclCommunicator, period_s: float = PERIOD_S) -> None:
+    def __init__(self, communicator: NcclCommunicator) -> None:
         self._communicator = weakref.ref(communicator)
-        self._period_s = period_s
         self._closed = threading.Event()
         self._oldest = (0, 0.0)  # the oldest collective, since when it is that
         self._speaker = Speaker(communicator.rank, communicator.records, threading.get_ident(), 0)
@@ -61,7 +59,7 @@ class Watch:
             return
         cupy.cuda.Device(communicator.index).use()
         del communicator
-        while not self._closed.wait(self._period_s):
+        while not self._closed.wait(PERIOD_S):
             communicator = self._communicator()
             if communicator is None:
                 return

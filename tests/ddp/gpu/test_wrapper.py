@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import thread_nccl
+from support.emulated_gpu import device as emulated
 
 import allgrad as ag
 from allgrad import ddp, nn, optim
 from allgrad.ddp import DistributedDataParallel
+from allgrad.errors import DistributedError, OptionError
 
 
 def net():
@@ -52,3 +55,156 @@ def test_as_on_the_cpu(gpu, size, backend):
     for state in ranks(size, backend, "cuda"):
         for name, value in expected[0].items():
             np.testing.assert_allclose(state[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def recorded(size, backend, orders=None, steps=3, **options):
+    """Per rank, what its streams were asked for in the last step, and how often the host waited."""
+
+    def main():
+        ddp.init_process_group(backend)
+        rank = ddp.get_rank()
+        branches = nn.ModuleList(nn.Linear(4, 40) for _ in range(4)).to("cuda")
+        wrapped = DistributedDataParallel(_Branches(branches, orders, rank), **options)
+        for step in range(steps):
+            if step == steps - 1:
+                ddp.barrier()
+                thread_nccl.log().clear()
+                emulated.counts["synchronisations"] = 0
+                ddp.barrier()
+            out = wrapped(ag.ones(2, 4, device="cuda"))
+            out.backward(ag.ones_like(out))
+        ddp.barrier()
+        waits = emulated.counts["synchronisations"]
+        log = list(thread_nccl.log())
+        ddp.barrier()
+        ddp.destroy_process_group()
+        return log, waits
+
+    return ddp.run_ranks(main, size)
+
+
+class _Branches(nn.Module):
+    """Layers side by side, whose gradients become ready in an order of the rank's own."""
+
+    def __init__(self, layers, orders, rank):
+        super().__init__()
+        self.layers = layers
+        self.order = orders[rank] if orders else range(len(layers))
+
+    def forward(self, x):
+        outs = [self.layers[i](x) for i in self.order]
+        total = outs[0]
+        for out in outs[1:]:
+            total = total + out
+        return total
+
+
+@pytest.mark.parametrize("orders", [None, [(0, 1, 2, 3), (3, 1, 0, 2)]])
+def test_order_of_streams_and_no_wait_of_the_host(gpu, orders):
+    found = recorded(2, "nccl", orders, bucket_cap_mb=0)
+    calls = [[entry[2] for entry in log if entry[0] == "allReduce"] for log, _ in found]
+    assert calls[0] == calls[1]
+    assert len(calls[0]) == 8  # a bucket for each gradient
+    for log, waits in found:
+        assert waits == 0
+        kinds = [entry[:2] for entry in log]
+        one = [("record", "compute"), ("wait", "comm"), ("allReduce", "comm"), ("record", "comm")]
+        issued = [k for k in kinds if k != ("wait", "compute")]
+        assert issued == one * 8
+        for at, entry in enumerate(log):
+            if entry[:2] == ("wait", "comm"):  # for the event that was just recorded on compute
+                assert log[at - 1] == ("record", "compute", entry[2])
+        ends = [entry[2] for entry in log if entry[:2] == ("record", "comm")]
+        awaited = [entry[2] for entry in log if entry[:2] == ("wait", "compute")]
+        assert awaited == ends  # in the order of the buckets
+        assert kinds.index(("wait", "compute")) == 4 * 8  # none before the end of backward
+
+
+def test_buckets_lie_on_the_gpu(gpu):
+    def main():
+        ddp.init_process_group("nccl")
+        model = net().to("cuda")
+        wrapped = DistributedDataParallel(model)
+        x, y = (ag.from_numpy(a).to("cuda") for a in batch(ddp.get_rank(), 2))
+        out = wrapped(x)
+        out.backward(out.detach() - y)
+        memory = wrapped._reducer.memory
+        places = [p.grad._array.data.ptr - memory.data.ptr for p in model.parameters()]
+        inside = all(0 <= place < memory.nbytes for place in places)
+        ddp.destroy_process_group()
+        return inside, [place % 256 for place in places], memory.data.ptr % 256
+
+    for inside, offsets, start in ddp.run_ranks(main, 2):
+        assert inside
+        assert set(offsets) == {0}
+        assert start == 0
+
+
+@pytest.mark.parametrize("backend", ["nccl", "gloo"])
+def test_unequal_batches_and_unused_parameters(gpu, backend):
+    """The mean over all samples; a layer that only rank 0 uses."""
+
+    def main():
+        ddp.init_process_group(None if device == "cpu" else backend)
+        rank = ddp.get_rank()
+        ag.manual_seed(1)
+        layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)]).to(device)
+        model = _Branches(layers, [(0, 1), (0,)], rank)
+        wrapped = DistributedDataParallel(model, unused_parameters="ignore")
+        for _ in range(3):
+            model.zero_grad()
+            x = ag.ones(5 - 2 * rank, 3, device=device) * (rank + 1)
+            out = wrapped(x)
+            out.backward(ag.ones_like(out) / len(x))
+        grads = [None if p.grad is None else p.grad.cpu().numpy() for p in model.parameters()]
+        ddp.destroy_process_group()
+        return grads
+
+    device = "cpu"
+    expected = ddp.run_ranks(main, 2)[0]
+    device = "cuda"
+    for grads in ddp.run_ranks(main, 2):
+        for found, wanted in zip(grads, expected, strict=True):
+            assert (found is None) == (wanted is None)
+            if wanted is not None:
+                np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("check_every", [2, 7])
+def test_replicas_that_differ_are_found(gpu, check_every):
+    def main():
+        ddp.init_process_group("nccl")
+        model = nn.Linear(3, 2).to("cuda")
+        wrapped = DistributedDataParallel(model, check_replicas_every=check_every)
+        for step in range(2 * check_every):
+            if step == 1 and ddp.get_rank() == 1:
+                model.weight._array[...] = model.weight._array + 1
+            out = wrapped(ag.ones(1, 3, device="cuda"))
+            out.backward(ag.ones_like(out))
+
+    with pytest.raises(DistributedError, match=r"replicas of Linear.*'weight' is the first of 1"):
+        ddp.run_ranks(main, 2)
+
+
+def test_parameters_on_two_devices(gpu):
+    def main():
+        ddp.init_process_group()
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).to("cuda"))
+        DistributedDataParallel(model)
+
+    with pytest.raises(DistributedError, match=r"on one device, but '0.bias' on the CPU, '1.bias'"):
+        ddp.run_ranks(main, 2)
+
+
+def test_device_ids(gpu):
+    def main():
+        ddp.init_process_group("nccl")
+        model = nn.Linear(2, 2).to("cuda")
+        with pytest.raises(OptionError, match=r"device_ids=\['cpu'\].*it lies on cuda:0"):
+            DistributedDataParallel(model, device_ids=["cpu"])
+        wrapped = DistributedDataParallel(model, device_ids=[0], output_device=0)
+        out = wrapped(ag.ones(1, 2))  # moved
+        ddp.destroy_process_group()
+        return out.device.type
+
+    assert ddp.run_ranks(main, 2) == ["cuda", "cuda"]
