@@ -53,7 +53,7 @@ class Kind(IntEnum):
 # The columns of a row.
 KIND, MODEL, RUNS, SAMPLES, STEP, STRUCTURE, FLAGS, PARAMETERS = range(8)
 COLUMNS = 8
-MAY_JOIN, THROW = 1, 2  # bits of FLAGS
+MAY_JOIN, THROW, CAPTURED = 1, 2, 4  # bits of FLAGS
 _SIGNAL_SHIFT = 8  # above them: the signal that asks a rank to leave, see `graceful`
 
 
@@ -221,6 +221,12 @@ class Gate:
                 "ranks run backward of different models",
                 "call backward on the same models in the same order on every rank",
             )
+        captured = {int(table[rank][FLAGS]) & CAPTURED for rank in stepping}
+        if len(captured) > 1:
+            self.fail(
+                "some ranks capture or replay a step as a CUDA graph, others make it without one",
+                "capture the same steps on every rank, and replay them the same number of times",
+            )
         number = int(table[stepping[0]][MODEL])
         if len(stepping) < len(table):
             self._judge_absent(table, stepping, number)
@@ -230,6 +236,12 @@ class Gate:
     def _judge_absent(self, table: list[list[float]], stepping: list[int], number: int) -> None:
         absent = [rank for rank in range(len(table)) if rank not in stepping]
         names = _ranks(absent)
+        if int(table[stepping[0]][FLAGS]) & CAPTURED:
+            self.fail(
+                f"{names} makes no further step while {_ranks(stepping)} captures or replays one "
+                "as a CUDA graph, which nobody can serve",
+                "give every rank the same number of batches, for instance by drop_last=True",
+            )
         if any(int(table[rank][FLAGS]) & THROW for rank in stepping):
             self.fail(
                 f"{names} has no batch left, and join(throw_on_early_termination=True) asked for "

@@ -24,7 +24,7 @@ from time import perf_counter
 
 from allgrad import Tensor
 from allgrad.autograd import call_after_nodes, queue_callback
-from allgrad.ddp import complaints
+from allgrad.ddp import captured, complaints
 from allgrad.ddp import gate as gates
 from allgrad.ddp.bucket import Bucket, detach
 from allgrad.ddp.buffers import BufferSync
@@ -62,6 +62,8 @@ class Reducer:
         samples: that forward has seen since the last synchronised backward.
         check_every: replicas are compared every so many steps; 0: never.
         divide_by_initial: see `DistributedDataParallel.join`; None outside of it.
+        captured: whether the step is part of a CUDA graph; see Note [Captured steps] in `captured`.
+        prints: of the replicas.
         on_start: called at the beginning of every synchronised backward with the header of all.
     """
 
@@ -74,6 +76,7 @@ class Reducer:
         buffers: BufferSync | None = None,
     ) -> None:
         self.synchronise = self.overlap = True
+        self.captured = False
         self.divide_by_initial: bool | None = None
         self._communicator = gate.communicator
         self.reduction: Reduction = MeanReduction(self._communicator)
@@ -106,7 +109,7 @@ class Reducer:
         self._params, self._buckets = layout.params, layout.buckets
         self._arrived = [False] * len(self._params)
         self._order: list[int] = []
-        self._prints = Fingerprints(self._params, layout.on_gpu)
+        self.prints = Fingerprints(self._params, layout.on_gpu)
         self._unused = Unused(layout.names, self._options.unused, self._options.static)
         self._handles = [
             p.register_post_accumulate_grad_hook(partial(self._on_ready, i))
@@ -145,7 +148,7 @@ class Reducer:
             self._allocate()
         self.samples.given = samples
         self._frozen = self._frozen_now()
-        row = self._row()
+        row = self.row()
         row[gates.RUNS] = 1
         self._header = Header(self._communicator, row)
         self.timer.collectives += 1
@@ -236,6 +239,8 @@ class Reducer:
         call_after_nodes(self._after_node)
         self._runs += 1
         self._reset()
+        if self._layout.on_gpu:
+            self.captured = captured.begin(self, self._layout, self._options, self._unused)
         self.gate.begin(self)
         if not self._buckets:
             self._begin_with_new_parameters()
@@ -286,7 +291,7 @@ class Reducer:
         """Issue what may be issued now; True once all collectives of this backward were."""
         if not self._started:
             if self._header is None:
-                self._header = Header(self._communicator, self._row())
+                self._header = Header(self._communicator, self.row())
                 self.timer.collectives += 1
             if not self._header.arrived(wait):
                 return False
@@ -300,12 +305,16 @@ class Reducer:
         while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
             self._launch()
 
-    def _row(self) -> list[float]:
+    def row(self) -> list[float]:
+        """What this rank says in the step header."""
         structure = zlib.crc32(self._frozen, self._layout.identity)
         flags = gates.THROW if self.gate.throwing else 0
+        flags |= gates.CAPTURED if self.captured else 0
         samples = self.samples.total
         row = [gates.Kind.STEP, self._number, self._runs, samples, self.steps, structure, flags]
-        checked = self._prints.at(self.steps, self.check_every)
+        if self.captured:
+            return row  # whose replays are compared
+        checked = self.prints.at(self.steps, self.check_every)
         return row if checked is None else [*row, checked]
 
     def _start(self, header: Header) -> None:
@@ -448,14 +457,15 @@ class Reducer:
         """Collective. Act on the tail, which is the same on all ranks."""
         used = [True] * len(self._params) if self._serving else self._used()
         order = self._unused.look(self._tail, used, self._order, self._communicator, self._stepping)
-        if order is not None:
+        if order is not None and not self.captured:
             self.timer.collectives += 1
             self._layout.cut(order)
             self._take_layout()
+        self.captured = False
 
     def abandon(self) -> None:
         """Forget the backward that is under way; the ranks raise all together."""
-        self._running = self._local_run = False
+        self._running = self._local_run = self.captured = False
         self._header = None
 
     # ---- together with other ranks ---------------------------------------------------------

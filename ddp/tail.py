@@ -91,6 +91,11 @@ class Unused:
         self._learnt = 0
         self._first: list[bool] | None = None  # what the first step used
 
+    @property
+    def settled(self) -> bool:
+        """Whether the order of the buckets is known."""
+        return self._planned is not None
+
     def has_changed(self, used: list[bool]) -> bool:
         """Whether the graph is static and this step has used other parameters than the first."""
         if not self._static:

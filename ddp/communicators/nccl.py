@@ -14,7 +14,7 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 from cupy.cuda import nccl
@@ -45,6 +45,20 @@ NO_COLOR = -1  # NCCL_SPLIT_NOCOLOR
 _MESSAGES = -(1 << 40)  # below this are the numbers of messages
 
 
+class Replay(NamedTuple):
+    """The last launch of a graph with captured collectives.
+
+    Attributes:
+        stream: on which it was launched.
+        sequence: its number in the flight record.
+        since_s: when.
+    """
+
+    stream: Any
+    sequence: int
+    since_s: float
+
+
 class NcclCommunicator(GpuCommunicator):
     """One rank of a communicator of NCCL's.
 
@@ -54,6 +68,7 @@ class NcclCommunicator(GpuCommunicator):
 
     Attributes:
         under_way: collectives that the device may not have finished, oldest first.
+        replay: the last one, if there was any.
         failure: what the watch thread has found; whatever comes next raises it.
         records: of the last calls; their numbers are negative.
     """
@@ -65,6 +80,7 @@ class NcclCommunicator(GpuCommunicator):
         self.comm = comm
         self.under_way: deque[EventWork] = deque()
         self.failure: DistributedError | None = None
+        self.replay: Replay | None = None
         self._ready = cupy.cuda.Event(disable_timing=True)
         self._token: Any = cupy.zeros(1, cupy.uint8)  # for barriers
         self._trees: dict[tuple[int, str, TreeSum], TreeExchange] = {}
@@ -132,6 +148,17 @@ class NcclCommunicator(GpuCommunicator):
         else:
             self._look_after(work)
         return completed(work, async_op)
+
+    def begin_replay(self, what: str) -> None:
+        """A graph with captured collectives is about to be launched on the current stream.
+
+        Args:
+            what: in words, the same on all ranks.
+        """
+        self.check_failure()
+        control, sequence = self.control, self._sequence(message=False)
+        self.records.add(sequence, sequence, what, control.note, control.step)
+        self.replay = Replay(cupy.cuda.get_current_stream(), sequence, self.now())
 
     def _sequence(self, message: bool) -> int:
         """Numbers of collectives are the same on all ranks, and negative: see `FlightRecorder`."""

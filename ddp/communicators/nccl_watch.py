@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import cupy
 
+from allgrad.backend.cuda import device
 from allgrad.ddp.communicators.nccl_types import explained
 from allgrad.ddp.diagnosis.causes import STUCK, Finding
 from allgrad.ddp.diagnosis.report import compose
@@ -81,12 +82,24 @@ class Watch:
                 raise
             return Finding(STUCK, oldest, (), 0.0, told)
         now = communicator.now()
+        replay = communicator.replay
+        limit_s = communicator.control.timeout_s
+        if replay is not None and now - replay.since_s > limit_s and self._stands(communicator):
+            communicator.records.oldest = replay.sequence
+            return Finding(STUCK, replay.sequence, (), limit_s)
         if oldest != self._oldest[0]:
             self._oldest = (oldest, now)
         waited_s = now - self._oldest[1]
-        if oldest and waited_s > communicator.control.timeout_s:
-            return Finding(STUCK, oldest, (), communicator.control.timeout_s)
+        if oldest and waited_s > limit_s:
+            return Finding(STUCK, oldest, (), limit_s)
         return None
+
+    def _stands(self, communicator: NcclCommunicator) -> bool:
+        """Whether the stream of the last replay, launched long ago, is still busy with it."""
+        replay = communicator.replay
+        if replay is None or device.capturing(communicator.index):  # such a stream cannot be asked
+            return False
+        return not replay.stream.done
 
     def _oldest_under_way(self, communicator: NcclCommunicator) -> int:
         """Sequence of the oldest collective that the device has not finished; 0: none."""

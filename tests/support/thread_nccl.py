@@ -12,6 +12,7 @@ import ctypes
 import functools
 import itertools
 import threading
+import time
 from collections import defaultdict
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from support.emulated_gpu import cuda as emulated
+from support.emulated_gpu import device
+
+from allgrad.ddp.communicators.thread import current_thread_rank
 
 PATIENCE_S = 20.0
 _TYPES = ["i1", "u1", "i4", "u4", "i8", "u8", "f2", "f4", "f8", ml_dtypes.bfloat16]
@@ -54,6 +58,7 @@ class Stream(emulated.Stream):
         self.ptr = 0x7F00_0000 + next(_numbers) * 0x100
         self.label = "comm" if self.priority < 0 else "compute"
         self.calls: list[Call] = []
+        self._stands = False
         _streams[self.ptr] = self
 
     def record(self, event: Any = None) -> Any:
@@ -63,10 +68,21 @@ class Stream(emulated.Stream):
 
     def wait_event(self, event: Event) -> None:
         _thread.log.append(("wait", self.label, event.number))
-        if self.label == "compute":
-            event.block()
+        if device.capture.recording is not None:
+            device.capture.recording.actions.append(lambda: self._stand_until(event))
+        elif self.label == "compute":
+            self._stand_until(event)
         else:
             self.calls += event.calls
+
+    def _stand_until(self, event: Event) -> None:
+        self._stands = True
+        event.block()
+        self._stands = False
+
+    @property
+    def done(self) -> bool:
+        return not self._stands and all(call.done for call in self.calls)
 
     def synchronize(self) -> None:
         super().synchronize()
@@ -115,15 +131,26 @@ class Call:
         self.stream = _streams[stream]
         _thread.log.append((kind, self.stream.label, arguments.get("count")))
         self.stream.calls.append(self)
-        if _thread.group is not None:
+        recording = device.capture.recording
+        if recording is not None:
+            recording.actions.append(self.again)
+        elif _thread.group is not None:
             _thread.group.append(self)
         else:
             comm.world.submit(self)
 
+    def again(self) -> None:
+        """It was captured, and its graph is launched."""
+        self.done = False
+        self.comm.world.submit(self)
+
     def block(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        threads = current_thread_rank()
         with _change:
-            if not _change.wait_for(lambda: self.done, PATIENCE_S):
-                raise TimeoutError(f"{self.kind} of rank {self.comm.rank} never ended")
+            while not _change.wait_for(lambda: self.done, 0.05):
+                if time.monotonic() > deadline or (threads and threads[0].error is not None):
+                    raise TimeoutError(f"{self.kind} of rank {self.comm.rank} never ended")
 
     def memory(self, name: str, count: int | None = None, offset: int = 0) -> np.ndarray:
         dtype = np.dtype(_TYPES[self.arguments["dtype"]])

@@ -44,7 +44,7 @@ class Capture:
         self.kept: list[Any] = []
 
 
-_capture: list[Capture] = []  # the one under way, if any
+_captures: dict[int, Capture] = {}  # those under way, by device: ranks may be threads
 
 
 def count() -> int:
@@ -112,9 +112,9 @@ def synchronize(index: int | None = None) -> None:
         cupy.cuda.Device(current()).synchronize()
 
 
-def capturing() -> bool:
-    """Whether a CUDA graph is being captured."""
-    return bool(_capture)
+def capturing(index: int | None = None) -> bool:
+    """Whether a CUDA graph is being captured on a device (default: that of this thread)."""
+    return bool(_captures) and (_thread.index if index is None else index) in _captures
 
 
 def begin_capture(capture: Capture) -> None:
@@ -123,21 +123,21 @@ def begin_capture(capture: Capture) -> None:
     Raises:
         DeviceError: another one is.
     """
-    if _capture:
-        raise DeviceError("cuda.capture: another capture is under way in this process")
-    _capture.append(capture)
+    if current() in _captures:
+        raise DeviceError(f"cuda.capture: another capture is under way on cuda:{current()}")
+    _captures[current()] = capture
 
 
 def end_capture() -> None:
     """The capture that was under way is over."""
-    _capture.clear()
+    _captures.pop(current(), None)
 
 
 def on_replay(callback: Callable[[], None]) -> None:
     """Call it on the host before every launch of the graph that is being captured."""
-    _capture[0].callbacks.append(callback)
+    _captures[current()].callbacks.append(callback)
 
 
 def keep(value: Any) -> None:
     """Keep `value` alive as long as the graph that is being captured."""
-    _capture[0].kept.append(value)
+    _captures[current()].kept.append(value)

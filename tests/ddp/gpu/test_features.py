@@ -1,4 +1,4 @@
-"""What the wrapper offers, on GPUs as on the CPU: hooks, groups, messages, SyncBatchNorm, ZeRO, ..."""
+"""What the wrapper offers, on GPUs as on the CPU: hooks, groups, messages, SyncBatchNorm, ZeRO."""
 
 from __future__ import annotations
 
