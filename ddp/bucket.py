@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from allgrad import Tensor
+from allgrad import Tensor, devices
 from allgrad.backend.arrays import address_of
 from allgrad.ddp.communicators.base import Array
 from allgrad.ddp.plan import BucketPlan
@@ -103,4 +103,6 @@ def detach(params: Sequence[Tensor]) -> None:
     for param in params:
         param._grad_buffer = None
         if param.grad is not None:
-            param.grad = Tensor(param.grad._array.copy())
+            array = param.grad._array
+            with devices.at(devices.of(array)):  # this may run in a thread that uses another one
+                param.grad = Tensor(array.copy())

@@ -10,6 +10,7 @@ Those between two ranks with one tag arrive in the order in which they were sent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from allgrad import Tensor
 from allgrad.ddp.communicators.base import Array, MessageError
-from allgrad.ddp.payload import changed, entered, joined, number_in, readable, writable
+from allgrad.ddp.payload import array_of, changed, entered, joined, number_in, readable, writable
 from allgrad.ddp.process_group import ProcessGroup, seconds
 from allgrad.ddp.work import Work
 from allgrad.errors import DistributedError, OptionError
@@ -139,7 +140,12 @@ class P2POp:
 
 def batch_isend_irecv(p2p_op_list: Sequence[P2POp]) -> list[Work]:
     """Start all messages of a list, in any order between the ranks; their Works, in order."""
-    works = [o.op(o.tensor, o.peer, o.group, o.tag, o.group_peer) for o in p2p_op_list]
+    groups = [(joined(o.group), o.tensor) for o in p2p_op_list]
+    parts = [g.communicator.of(array_of(tensor)) for g, tensor in groups if g is not None]
+    with ExitStack() as together:
+        for part in dict.fromkeys(parts):
+            together.enter_context(part.together())
+        works = [o.op(o.tensor, o.peer, o.group, o.tag, o.group_peer) for o in p2p_op_list]
     return [work for work in works if work is not None]
 
 

@@ -14,6 +14,7 @@ import pickle
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -266,6 +267,10 @@ class Communicator(ABC):
     @abstractmethod
     def irecv(self, array: Array, peer: int | None = None, tag: int = 0) -> Work:
         """Start to receive from one rank, or from whoever comes first; see ``work.source``."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Within the block, messages may be started in any order between the ranks."""
+        return nullcontext()  # as they may everywhere but between GPUs
 
     @abstractmethod
     def split(self, ranks: Sequence[int] | None) -> Communicator | None:

@@ -10,10 +10,11 @@ every call is written down before it is issued, and a watch thread looks after t
 
 from __future__ import annotations
 
-import atexit
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import cupy
@@ -85,12 +86,14 @@ class NcclCommunicator(GpuCommunicator):
         self._token: Any = cupy.zeros(1, cupy.uint8)  # for barriers
         self._trees: dict[tuple[int, str, TreeSum], TreeExchange] = {}
         self._collectives = self._messages = 0
+        self._together: list[tuple[str, Callable[[int], object], EventWork]] | None = None
         self._lock = threading.Lock()  # NCCL takes one call at a time
         self.records = FlightRecorder()
         if control.flight is not None:
             control.flight.beside = self.records
         self._watch = Watch(self)
-        atexit.register(self._end)
+        # Where nobody closes it, others may be gone at the end: `destroy` would wait for them.
+        self._give_up = weakref.finalize(self, _give_up, comm, self._watch.closed)
 
     @classmethod
     def open(cls, control: Communicator) -> NcclCommunicator:
@@ -350,7 +353,7 @@ class NcclCommunicator(GpuCommunicator):
     def isend(self, array: Any, peer: int, tag: int = 0) -> Work:
         self._check_message("send", array, peer, tag)
         what = f"GPU send of {array.nbytes} bytes to rank {peer}"
-        return self._issue(what, self._send(array, peer), (array,), True, message=True)
+        return self._message(what, self._send(array, peer), array)
 
     def irecv(self, array: Any, peer: int | None = None, tag: int = 0) -> Work:
         self._check_message("recv", array, peer, tag)
@@ -359,10 +362,38 @@ class NcclCommunicator(GpuCommunicator):
                 f"{self.where} recv: NCCL receives from a rank that is named; pass src"
             )
         what = f"GPU receive of {array.nbytes} bytes from rank {peer}"
-        work = self._issue(what, self._receive(array, peer), (array,), True, message=True)
-        assert isinstance(work, EventWork)
+        work = self._message(what, self._receive(array, peer), array)
         work.source = peer
         return work
+
+    def _message(self, what: str, call: Callable[[int], object], array: Any) -> EventWork:
+        if self._together is None:
+            work = self._issue(what, call, (array,), async_op=True, message=True)
+            assert isinstance(work, EventWork)
+            return work
+        later = EventWork((array,), device.capturing())
+        self._together.append((what, call, later))
+        return later
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Messages of the block are one operation: alone, each waits until its other side comes."""
+        if self._together is not None:
+            yield
+            return
+        self._together = batch = []
+        try:
+            yield
+        finally:
+            self._together = None
+        if batch:
+            what = "; ".join(what for what, _, _ in batch)
+            kept = [array for _, _, later in batch for array in later.kept]
+            calls = self._grouped([call for _, call, _ in batch])
+            whole = self._issue(what, calls, kept, async_op=True, message=True)
+            assert isinstance(whole, EventWork)
+            for _, _, later in batch:
+                later.done = whole.done
 
     def _check_message(self, what: str, array: Any, peer: int | None, tag: int) -> None:
         self.check(what, array, in_place=what == "recv")
@@ -408,29 +439,26 @@ class NcclCommunicator(GpuCommunicator):
         """Called by the watch thread: nothing of this communicator is to be used any more."""
         self.failure = error
         self._watch.close()
-        self._abort()
-
-    def _abort(self) -> None:
-        comm, self.comm = self.comm, _Gone()
-        if not isinstance(comm, _Gone):
-            comm.abort()  # not destroy, which waits for others
-
-    def _end(self) -> None:
-        """At the interpreter's end, where nobody has closed it: others may be gone already."""
-        self._watch.close()
-        self._abort()
+        self._give_up()
+        self.comm = _Gone()
 
     def close(self) -> None:
         if self.closed:
             return
         self.closed = True
         self._watch.close()
-        atexit.unregister(self._end)
         if self.failure is None:
             self.stream.synchronize()
+            self._give_up.detach()
             comm, self.comm = self.comm, _Gone()
             comm.destroy()
         self.under_way.clear()
+
+
+def _give_up(comm: Any, closed: threading.Event) -> None:
+    """End the watch and the communicator, without a word to the others."""
+    closed.set()
+    comm.abort()
 
 
 class _Gone:

@@ -38,11 +38,14 @@ class Watch:
 
     Args:
         communicator: whose collectives are looked after.
+
+    Attributes:
+        closed: set where the thread is to end.
     """
 
     def __init__(self, communicator: NcclCommunicator) -> None:
         self._communicator = weakref.ref(communicator)
-        self._closed = threading.Event()
+        self.closed = threading.Event()
         self._oldest = (0, 0.0)  # the oldest collective, since when it is that
         self._speaker = Speaker(communicator.rank, communicator.records, threading.get_ident(), 0)
         self._thread = threading.Thread(target=self._run, name="allgrad GPU watch", daemon=True)
@@ -50,7 +53,7 @@ class Watch:
 
     def close(self) -> None:
         """End the thread; idempotent."""
-        self._closed.set()
+        self.closed.set()
         if self._thread is not threading.current_thread():
             self._thread.join(1.0)
 
@@ -60,7 +63,7 @@ class Watch:
             return
         cupy.cuda.Device(communicator.index).use()
         del communicator
-        while not self._closed.wait(PERIOD_S):
+        while not self.closed.wait(PERIOD_S):
             communicator = self._communicator()
             if communicator is None:
                 return

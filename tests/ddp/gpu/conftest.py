@@ -1,27 +1,36 @@
-"""Ranks that are threads with an emulated GPU: streams that note what they do, NCCL for threads."""
+"""Ranks that are threads, with an emulated GPU each, or all on one."""
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-from support import thread_nccl
-from support.emulated_gpu import emulated_gpu
+from support.emulated_gpu import emulated_gpu, state
 
 from allgrad.backend.cuda import availability
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch):
-    """The module `cupy` of a machine with one GPU and NCCL, for this test."""
-    with emulated_gpu() as cupy:
-        monkeypatch.setattr(cupy.cuda, "Stream", thread_nccl.Stream)
-        monkeypatch.setattr(cupy.cuda, "Event", thread_nccl.Event)
-        monkeypatch.setattr(cupy.cuda, "get_current_stream", thread_nccl.get_current_stream)
-        nccl = thread_nccl.module()
-        monkeypatch.setattr(cupy.cuda, "nccl", nccl, raising=False)
-        monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
-        monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")  # the ranks share the one GPU
+def _machine(devices: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(state, "TIMEOUT_S", 10.0)
+    with emulated_gpu(devices) as cupy:
         availability.forget()
+        from allgrad.backend.cuda import device
+
+        # streams of a test that failed may wait for ever
+        monkeypatch.setattr(device, "_streams", {})
+        monkeypatch.setattr(device, "_thread", device._Thread())
+        state.thread.streams.clear()
         yield cupy
+        state.thread.streams.clear()
+        state.thread.device = 0
     availability.forget()
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """The module `cupy` of a machine with four GPUs and NCCL."""
+    yield from _machine(4, monkeypatch)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The module `cupy` of a machine with one GPU and NCCL."""
+    yield from _machine(1, monkeypatch)

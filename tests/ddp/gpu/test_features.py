@@ -53,7 +53,7 @@ def mlp(device):
 @pytest.mark.parametrize(
     "hook", ["allreduce_hook", "fp16_compress_hook", "bf16_compress_hook", "fp16_compress_wrapper"]
 )
-def test_hooks(gpu, hook, backend):
+def test_hooks(gpus, hook, backend):
     def body(device):
         wrapped = DistributedDataParallel(mlp(device))
         function = getattr(default_hooks, hook)
@@ -67,7 +67,7 @@ def test_hooks(gpu, hook, backend):
 
 
 @pytest.mark.parametrize("epsilon", [0, 1e-8])
-def test_power_sgd(gpu, epsilon):
+def test_power_sgd(gpus, epsilon):
     def body(device):
         wrapped = DistributedDataParallel(mlp(device))
         state = powerSGD_hook.PowerSGDState(
@@ -82,7 +82,7 @@ def test_power_sgd(gpu, epsilon):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sync_batchnorm(gpu, backend):
+def test_sync_batchnorm(gpus, backend):
     def body(device):
         ag.manual_seed(2)
         model = nn.Sequential(nn.Linear(6, 5), nn.SyncBatchNorm(5), nn.Linear(5, 3)).to(device)
@@ -95,7 +95,7 @@ def test_sync_batchnorm(gpu, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("attach", [False, True])
-def test_zero(gpu, backend, attach):
+def test_zero(gpus, backend, attach):
     def body(device):
         model = mlp(device)
         wrapped = DistributedDataParallel(model)
@@ -110,7 +110,7 @@ def test_zero(gpu, backend, attach):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_reproducible_on_any_number_of_ranks(gpu, backend):
+def test_reproducible_on_any_number_of_ranks(gpus, backend):
     """The same bits on 1, 2 and 4 ranks."""
 
     def main():
@@ -139,7 +139,7 @@ def test_reproducible_on_any_number_of_ranks(gpu, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_groups_and_messages(gpu, backend):
+def test_groups_and_messages(gpus, backend):
     def body(device):
         rank = ddp.get_rank()
         low = ddp.new_group([0, 1])
@@ -169,7 +169,7 @@ def test_groups_and_messages(gpu, backend):
     same(body, size=4, backend=backend)
 
 
-def test_buffers_are_averaged(gpu):
+def test_buffers_are_averaged(gpus):
     def body(device):
         ag.manual_seed(2)
         model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).to(device)
@@ -181,7 +181,7 @@ def test_buffers_are_averaged(gpu):
     assert all((a == b).all() for a, b in zip(*found, strict=True))
 
 
-def test_a_rank_without_batches_joins(gpu):
+def test_a_rank_without_batches_joins(gpus):
     def body(device):
         model = mlp(device)
         wrapped = DistributedDataParallel(model)
@@ -195,7 +195,7 @@ def test_a_rank_without_batches_joins(gpu):
     assert all((a == b).all() for a, b in zip(*found, strict=True))
 
 
-def test_no_sync_and_copies(gpu):
+def test_no_sync_and_copies(gpus):
     def body(device):
         wrapped = DistributedDataParallel(mlp(device), gradient_as_bucket_view=False)
         x = ag.ones(2, 6, device=device) * (1 + ddp.get_rank())
@@ -209,7 +209,7 @@ def test_no_sync_and_copies(gpu):
     same(body)
 
 
-def test_fingerprint_and_replicas(gpu):
+def test_fingerprint_and_replicas(gpus):
     def main():
         ddp.init_process_group("nccl")
         model = mlp("cuda")
@@ -223,7 +223,7 @@ def test_fingerprint_and_replicas(gpu):
         assert on_gpu == on_cpu
 
 
-def test_one_rank(gpu):
+def test_one_rank(gpus):
     for backend in (None, "nccl"):
         ddp.init_process_group(backend)
         x = ag.ones(2, device="cuda")
@@ -236,7 +236,7 @@ def test_one_rank(gpu):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int64", "bool", "complex64"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_types(gpu, dtype, backend):
+def test_types(gpus, dtype, backend):
     def body(device):
         x = ag.tensor([1, 0, 3]).to(getattr(ag, dtype)).to(device)
         ddp.all_reduce(x)

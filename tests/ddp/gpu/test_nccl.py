@@ -24,7 +24,7 @@ def ranks(body, size=2, backend="nccl"):
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("backend", ["nccl", "gloo", None])
-def test_collectives(gpu, size, backend):
+def test_collectives(gpus, size, backend):
     def body(rank):
         x = on_gpu([rank + 1.0, 2.0])
         ddp.all_reduce(x)

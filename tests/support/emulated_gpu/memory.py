@@ -267,6 +267,8 @@ class MemoryPool:
         except IndexError:  # another thread was faster
             chunk = self._new(device, size, room)
         chunk.arena = stream.ptr
+        if chunk.generation and stream.capture is None:
+            stream.settle()  # its filling comes behind what the stream waits for
         chunk.give(size, _fill)
         stream.allocated(chunk)
         self._used[device] = self._used.get(device, 0) + room
