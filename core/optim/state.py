@@ -6,8 +6,7 @@ import copy
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
-
+from .. import devices
 from ..dtypes import FLOATING
 from ..errors import ShapeError
 from ..tensors import Tensor
@@ -96,7 +95,7 @@ def _check_shapes(
 
 
 def _copy_for(param: Tensor, value: Any, key: str = "") -> Any:
-    """A copy of saved state; floating tensors get the dtype of `param`, except ``"step"``."""
+    """A copy of saved state; except ``"step"`` on the device of `param`, in its floating dtype."""
     if isinstance(value, dict):
         return {k: _copy_for(param, v, k) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -105,7 +104,9 @@ def _copy_for(param: Tensor, value: Any, key: str = "") -> Any:
         return copy.deepcopy(value)
     cast = key != "step" and param._array.dtype.kind in FLOATING
     dtype = param._array.dtype if cast else value._array.dtype
-    return Tensor(np.array(value._array, dtype=dtype))
+    place = value if key == "step" else param
+    there = devices.moved(value._array, devices.of(place._array))
+    return Tensor(there.astype(dtype, order="C"))
 
 
 def _adopt_group(

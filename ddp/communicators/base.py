@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 600.0
 ALIGNMENT_BYTES = 64
-
 Array = NDArray[Any]
 
 
@@ -269,8 +268,8 @@ class Communicator(ABC):
         """Start to receive from one rank, or from whoever comes first; see ``work.source``."""
 
     def together(self) -> AbstractContextManager[None]:
-        """Within the block, messages may be started in any order between the ranks."""
-        return nullcontext()  # as they may everywhere but between GPUs
+        """Within the block, messages start in any order; only between GPUs that needs a block."""
+        return nullcontext()
 
     @abstractmethod
     def split(self, ranks: Sequence[int] | None) -> Communicator | None:
