@@ -250,29 +250,33 @@ def test_wrong_mpi_is_an_error_with_the_fix(cluster, tmp_path, scenario):
     assert "--mpi=pmi2" in done.stderr, done
 
 
-@pytest.mark.parametrize("name", ["one_node", "several_nodes", "gpu_nodes", "preemptible"])
-def test_templates(cluster, tmp_path, name):
-    (tmp_path / "place.py").write_text(
-        "import os\n"
-        "from allgrad import ddp\n"
-        "ddp.init_process_group()\n"
-        "print('rank', ddp.get_rank(), 'of', ddp.get_world_size(), 'local', ddp.get_local_rank(),\n"
-        "      'gpus', os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)\n"
-    )
-    ranks = 4 if name == "gpu_nodes" else 2
-    small = ("--cpus-per-task=1", f"--ntasks-per-node={ranks // 2}")
-    small = ("--cpus-per-task=1", "--ntasks=2") if name == "one_node" else small
+PLACE = """
+import os
+from allgrad import ddp
+ddp.init_process_group()
+print('rank', ddp.get_rank(), 'of', ddp.get_world_size(), 'local', ddp.get_local_rank(),
+      'gpus', os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)
+"""
+
+
+def test_templates(cluster, tmp_path):
+    (tmp_path / "place.py").write_text(PLACE)
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environ['PATH']}"}
-    script = str(TEMPLATES / f"{name}.sbatch")
-    done = cluster.run(
-        "sbatch", "--parsable", *small, script, "place.py", cwd=tmp_path, environ=path
-    )
-    assert done.returncode == 0, done
-    text = ends(cluster, done.stdout.strip(), "COMPLETED", "0:0")
-    gpus = "0,1" if name == "gpu_nodes" else "None"
-    per_node = ranks if name == "one_node" else ranks // 2
-    for rank in range(ranks):
-        assert f"rank {rank} of {ranks} local {rank % per_node} gpus {gpus}" in text
+    ranks = {"one_node": 2, "several_nodes": 2, "gpu_nodes": 4, "preemptible": 2}
+    jobs = {}
+    for name, count in ranks.items():  # all at once
+        places = "--ntasks=2" if name == "one_node" else f"--ntasks-per-node={count // 2}"
+        options = ("sbatch", "--parsable", "--cpus-per-task=1", places)
+        script = str(TEMPLATES / f"{name}.sbatch")
+        done = cluster.run(*options, script, "place.py", cwd=tmp_path, environ=path)
+        assert done.returncode == 0, done
+        jobs[name] = done.stdout.strip()
+    for name, count in ranks.items():
+        text = ends(cluster, jobs[name], "COMPLETED", "0:0")
+        gpus = "0,1" if name == "gpu_nodes" else "None"
+        per_node = count if name == "one_node" else count // 2
+        for rank in range(count):
+            assert f"rank {rank} of {count} local {rank % per_node} gpus {gpus}" in text, name
 
 
 def test_sweep(cluster, tmp_path):
