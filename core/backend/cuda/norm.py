@@ -59,7 +59,7 @@ class CudaNorm(CudnnBase):
         plan(*addresses)
         launch(
             "batch_norm_variance",
-            F32,
+            None,
             blocks(channels, _THREADS),
             (_THREADS,),
             (rstd, var, np.float32(eps), np.int64(channels)),
@@ -116,7 +116,8 @@ class CudaNorm(CudnnBase):
         y = empty_channels_last(x.shape, x.dtype)
         scale, shift = self.vector(weight, channels, 1), self.vector(bias, channels, 0)
         centre, spread = self.vector(mean, channels, 0), self.vector(var, channels, 1)
-        vectors = x.size // (_LANES if _even(x, channels) else 1)
+        wide = 16 // x.itemsize
+        vectors = x.size // (wide if channels % wide == 0 else 1)
         launch(
             "batch_norm_inference",
             x.dtype,
@@ -136,11 +137,6 @@ class CudaNorm(CudnnBase):
             ),
         )
         return y
-
-
-def _even(x: Array, channels: int) -> bool:
-    """Whether 16 bytes hold numbers of one pixel."""
-    return channels % (16 // x.itemsize) == 0
 
 
 def _require_lanes(x: Array, io: str) -> None:

@@ -150,6 +150,13 @@ _TABLE = (
     Kernel("random_uniform", "random.cu", FLOATS, 256, "numbers in [0, 1)", reads=0),
     Kernel("random_normal", "random.cu", FLOATS, 256, "normally distributed", reads=0),
     Kernel("dropout", "dropout.cu", FLOATS, 256, "zeros at random, and the gradient"),
+    Kernel("batch_norm_inference", "batch_norm.cu", FLOATS, 256, "channels-last x normalised"),
+    Kernel("add_bias", "batch_norm.cu", FLOATS, 256, "rows plus a bias, then ReLU if asked"),
+    Kernel("batch_norm_variance", "batch_norm.cu", (), 256, "from 1/std", 0, 0, extra_bytes=8),
+    Kernel(
+        "batch_norm_running", "batch_norm.cu", (), 256, "running statistics moved", 0, 0,
+        extra_bytes=24,
+    ),
 )  # fmt: skip
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import draws, elementwise, norms, pools, softmaxes, sums
+from . import batch_norms, draws, elementwise, norms, pools, softmaxes, sums
 
 TWINS: dict[str, Callable[..., None]] = {
     **elementwise.TWINS,
@@ -19,4 +19,5 @@ TWINS: dict[str, Callable[..., None]] = {
     **pools.TWINS,
     **norms.TWINS,
     **draws.TWINS,
+    **batch_norms.TWINS,
 }
