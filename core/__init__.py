@@ -94,6 +94,7 @@ __version__ = "0.1.0"
 _LAZY = (
     "amp",
     "backend",
+    "backends",
     "checkpoint",
     "cuda",
     "ddp",

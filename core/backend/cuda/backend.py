@@ -6,17 +6,25 @@ One family of kernels per file; what they share is in `base.py`.
 from __future__ import annotations
 
 from .. import half
+from .conv import CudaConv
 from .dropout import CudaDropout
 from .elementwise import CudaElementwise
 from .group_norm import CudaGroupNorm
 from .layer_norm import CudaLayerNorm
+from .linear import CudaLinear
+from .norm import CudaNorm
 from .pool import CudaPool
+from .rnn import CudaRecurrent
 from .softmax import CudaSoftmax
 from .sums import CudaSums
 
 
 @half.served
 class CudaBackend(
+    CudaConv,
+    CudaNorm,
+    CudaLinear,
+    CudaRecurrent,
     CudaElementwise,
     CudaSums,
     CudaPool,

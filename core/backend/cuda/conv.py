@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from ...backends import cudnn as settings
 from ...errors import Unsupported
 from ..protocol import Array, Dims, output_size
@@ -178,9 +177,7 @@ def _window(stride: Dims, padding: Dims, dilation: Dims) -> tuple[Dims, Dims, Di
     return spatial(stride, 1), spatial(padding, 0), spatial(dilation, 1)
 
 
-def _shapes(
-    io: str, x: Dims, weight: Dims, y: Dims, channels: int
-) -> tuple[str, Dims, Dims, Dims]:
+def _shapes(io: str, x: Dims, weight: Dims, y: Dims, channels: int) -> tuple[str, Dims, Dims, Dims]:
     """(io, x, weight, y) of a problem, with at least two spatial dimensions."""
     if channels:
         x, weight = (x[0], channels, *x[2:]), (weight[0], channels, *weight[2:])

@@ -1,4 +1,4 @@
-"""What the kernels by cuDNN share: the library of this thread, its plans, arrays as it wants them."""
+"""What the kernels by cuDNN share: this thread's library and plans, and arrays as it wants them."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _preload(*names: str) -> None:
     for name in names:
         try:
             pathfinder.load_nvidia_dynamic_lib(name)
-        except Exception:  # noqa: BLE001, S112 - plans that need it will be refused by cuDNN
+        except Exception:  # noqa: BLE001 - plans that need it will be refused by cuDNN
             continue
 
 

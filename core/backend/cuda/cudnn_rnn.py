@@ -10,6 +10,7 @@ Source: cuDNN's documentation of cudnnRNNForward and its relatives; cudnn_adv.h 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from ctypes import byref, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
@@ -41,7 +42,9 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cudnnGetRNNWeightParams": (_P, _P, c_int, c_size_t, _P, c_int, _P, _P, _P, _P),
     "cudnnCreateRNNDataDescriptor": (_P,),
     "cudnnSetRNNDataDescriptor": (_P, c_int, c_int, c_int, c_int, c_int, _P, _P),
+    "cudnnDestroyRNNDataDescriptor": (_P,),
     "cudnnCreateTensorDescriptor": (_P,),
+    "cudnnDestroyTensorDescriptor": (_P,),
     "cudnnSetTensorNdDescriptor": (_P, c_int, c_int, _P, _P),
     "cudnnGetRNNTempSpaceSizes": (_P, _P, c_int, _P, _P, _P),
     "cudnnRNNForward": (
@@ -98,14 +101,14 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def _made(kind: str) -> int:
-    """A new descriptor. They live as long as the process: there is one per kind of layer."""
+    """A new descriptor."""
     found = c_void_p()
     call(f"cudnnCreate{kind}", byref(found))
     return found.value or 0
 
 
 class Layer:
-    """One layer in one direction, whatever its sequences.
+    """One layer in one direction, whatever its sequences; its descriptors are never destroyed.
 
     Attributes:
         descriptor: cuDNN's.
@@ -152,6 +155,8 @@ class Layer:
             which = "ih" if number < gates else "hh"
             found[which].append(((at.value or base) - base) // itemsize)
             found[f"bias_{which}"].append(((bias_at.value or base) - base) // itemsize)
+        for descriptor in (matrix, vector):
+            call("cudnnDestroyTensorDescriptor", descriptor)
         return found
 
 
@@ -188,8 +193,9 @@ class Sequences:
                 len(batch_sizes), n, width, ctypes.cast(lengths, c_void_p), None,
             )  # fmt: skip
         self.h = _made("TensorDescriptor")
-        dims, strides = (c_int * 3)(1, n, layer.hidden), (c_int * 3)(
-            n * layer.hidden, layer.hidden, 1
+        dims, strides = (
+            (c_int * 3)(1, n, layer.hidden),
+            (c_int * 3)(n * layer.hidden, layer.hidden, 1),
         )
         call(
             "cudnnSetTensorNdDescriptor", self.h, dtype, 3, ctypes.cast(dims, c_void_p),
@@ -201,6 +207,10 @@ class Sequences:
             byref(workspace), byref(reserve),
         )  # fmt: skip
         self.workspace, self.reserve = workspace.value, reserve.value
+        destroy = library()
+        weakref.finalize(self, destroy.cudnnDestroyRNNDataDescriptor, self.x).atexit = False
+        weakref.finalize(self, destroy.cudnnDestroyRNNDataDescriptor, self.y).atexit = False
+        weakref.finalize(self, destroy.cudnnDestroyTensorDescriptor, self.h).atexit = False
 
 
 def forward(

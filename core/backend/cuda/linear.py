@@ -52,9 +52,7 @@ class CudaLinear(CudaBase):
         elif bias is not None:
             held = bias if bias.flags.c_contiguous else bias.copy(order="C")
             sizes = (np.int64(y.size), np.int64(n), np.int32(activation == "relu"))
-            launch(
-                "add_bias", x.dtype, blocks(y.size, _THREADS), (_THREADS,), (y, held, *sizes)
-            )
+            launch("add_bias", x.dtype, blocks(y.size, _THREADS), (_THREADS,), (y, held, *sizes))
             return y
         if activation == "relu":
             cupy.maximum(y, 0, out=y)
@@ -85,7 +83,8 @@ class CudaLinear(CudaBase):
         steps = [_even_step(x, batch) for x in (a, b)]
         if None not in steps:
             first, second = (
-                _operand(x)[1]._replace(step=step or 0) for x, step in zip((a, b), steps, strict=True)
+                _operand(x)[1]._replace(step=step or 0)
+                for x, step in zip((a, b), steps, strict=True)
             )
             target = Operand(y.data.ptr, n, False, m * n)
             self.cublas.gemm(kind, sizes, first, second, target, math.prod(batch))

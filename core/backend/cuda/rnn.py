@@ -1,4 +1,4 @@
-"""Recurrent layers on GPUs through cuDNN: LSTM, GRU and plain cells, one layer and direction a call.
+"""Recurrent layers on GPUs through cuDNN: LSTM, GRU, plain cells; one layer and direction a call.
 
 The weights are packed into cuDNN's buffer once per forward pass, by one copy for each of the four
 arrays; the backward pass uses the same buffer.

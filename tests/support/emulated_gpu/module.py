@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import cuda, device, kernels, memory, nccl, rules, state
+from support.emulated_gpu import cuda, device, kernels, libraries, memory, nccl, rules, state
 from support.emulated_gpu.array import API, WRITING, ndarray, ufunc_call
 
 # (the stand-in, the modules it replaced, the number of devices before)
@@ -122,6 +122,7 @@ def install(devices: int = 1) -> ModuleType:
         "cupy.cuda.nccl": cupy.cuda.nccl,
         "cupy.linalg": cupy.linalg,
         "cupy.fft": cupy.fft,
+        **libraries.install(),
     }
     replaced = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
@@ -133,6 +134,8 @@ def install(devices: int = 1) -> ModuleType:
 def uninstall() -> None:
     """Put back what the last `install` replaced."""
     _, replaced, state.settings.devices = _installed.pop()
+    if not _installed:
+        libraries.uninstall()
     for name, module in replaced.items():
         if module is None:
             sys.modules.pop(name, None)

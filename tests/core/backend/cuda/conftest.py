@@ -45,6 +45,7 @@ def cuda(gpu, monkeypatch):
     from allgrad.backend.cuda.backend import CudaBackend
 
     monkeypatch.setenv("ALLGRAD_STRICT", "1")
+    monkeypatch.setattr("allgrad.backends.cudnn.allow_tf32", False)
     kernel_counts.reset()
     yield CudaBackend()
     kernel_counts.reset()
