@@ -7,13 +7,17 @@ same: a GPU's library would take whatever it is given. Arguments go through ctyp
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 from support.emulated_gpu import cublas_library, cudnn_module, cudnn_rnn_library
 
+_CACHE = "ALLGRAD_CACHE_DIR"
 _real: list[Any] = []
+_folder: list[Any] = []  # for plans: those of a stand-in must not be found later
 _missing: set[str] = set()  # libraries that tests want to be absent
 
 
@@ -89,6 +93,8 @@ def install() -> dict[str, Any]:
     if not _real:
         _real.append(ctypes.CDLL)
         ctypes.CDLL = _open  # type: ignore[misc,assignment]
+        _folder[:] = [tempfile.TemporaryDirectory(prefix="allgrad-plans-"), os.environ.get(_CACHE)]
+        os.environ[_CACHE] = _folder[0].name
     return {"cudnn": cudnn_module.module()}
 
 
@@ -96,3 +102,7 @@ def uninstall() -> None:
     """Let `ctypes.CDLL` be itself again."""
     if _real:
         ctypes.CDLL = _real.pop()  # type: ignore[misc]
+        os.environ.pop(_CACHE)
+        if _folder[1] is not None:
+            os.environ[_CACHE] = _folder[1]
+        _folder[0].cleanup()

@@ -24,8 +24,9 @@ def _stand_in():
 
 
 @pytest.fixture
-def gpu(_stand_in):
-    """The module `cupy` of a machine with a GPU."""
+def gpu(_stand_in, monkeypatch):
+    """The module `cupy` of a machine with a GPU; convolutions of float32 are exact."""
+    monkeypatch.setattr("allgrad.backends.cudnn.allow_tf32", False)
     availability.forget()
     reason = availability.why_not()
     if reason is not None:
@@ -45,7 +46,6 @@ def cuda(gpu, monkeypatch):
     from allgrad.backend.cuda.backend import CudaBackend
 
     monkeypatch.setenv("ALLGRAD_STRICT", "1")
-    monkeypatch.setattr("allgrad.backends.cudnn.allow_tf32", False)
     kernel_counts.reset()
     yield CudaBackend()
     kernel_counts.reset()
