@@ -213,6 +213,24 @@ class Backend(
         """(grad_x, grad_weight, grad_bias) of `layer_norm_forward`."""
         ...
 
+    def rms_norm_forward(
+        self, x: Array, axes_count: int, weight: Array | None, eps: float
+    ) -> tuple[Array, Array]:
+        """(x / sqrt(mean(x**2) + eps) * weight over the last axes, the factors (rows, 1))."""
+        ...
+
+    def rms_norm_backward(
+        self,
+        grad_y: Array,
+        x: Array,
+        axes_count: int,
+        weight: Array | None,
+        rstd: Array,
+        needs: tuple[bool, ...],
+    ) -> tuple[Array | None, Array | None]:
+        """(grad_x, grad_weight) of `rms_norm_forward`, each if it is needed."""
+        ...
+
     def group_norm_forward(
         self, x: Array, num_groups: int, weight: Array | None, bias: Array | None, eps: float
     ) -> tuple[Array, Array, Array]:

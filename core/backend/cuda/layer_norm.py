@@ -1,4 +1,4 @@
-"""Layer normalisation on a GPU by our own kernels: one launch forward, one to three back."""
+"""Layer and RMS normalisation on a GPU by our own kernels: one launch forward, up to three back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK = 256
 
 
 class CudaLayerNorm(CudaBase):
-    """Kernels `layer_norm_*` of the backend protocol; gradients of parameters are float32."""
+    """Kernels `layer_norm_*` and `rms_norm_*`; gradients of parameters are float32."""
 
     @fast
     def layer_norm_forward(
@@ -29,14 +29,8 @@ class CudaLayerNorm(CudaBase):
         require_elements(x)
         x = cupy.ascontiguousarray(x)
         rows, cols, statistics = _rows(x.shape, axes_count)
-        y, mean, rstd = cupy.empty_like(x), cupy.empty(statistics, F32), cupy.empty(statistics, F32)
-        threads = team(rows, cols)
-        args = (
-            x, parameter(weight), parameter(bias), y, mean, rstd, np.int64(rows), np.int64(cols),
-            np.float32(eps), np.int32(threads),
-        )  # fmt: skip
-        launch("layer_norm_forward", x.dtype, blocks(rows * threads, _BLOCK), (_BLOCK,), args)
-        return y, mean, rstd
+        mean, rstd = cupy.empty(statistics, F32), cupy.empty(statistics, F32)
+        return _forward(x, (rows, cols), weight, bias, mean, rstd, eps), mean, rstd
 
     @fast
     def layer_norm_backward(
@@ -54,19 +48,81 @@ class CudaLayerNorm(CudaBase):
             raise Unsupported("another kernel served the forward pass")
         grad_y, x = cupy.ascontiguousarray(grad_y), cupy.ascontiguousarray(x)
         rows, cols, _ = _rows(x.shape, axes_count)
-        grad_x, threads = cupy.empty_like(x), team(rows, cols)
-        args = (
-            grad_y, x, parameter(weight), mean, rstd, grad_x, np.int64(rows), np.int64(cols),
-            np.int32(threads),
-        )  # fmt: skip
-        launch("layer_norm_backward", x.dtype, blocks(rows * threads, _BLOCK), (_BLOCK,), args)
-        both = _weights(grad_y, x, mean, rstd, rows, cols)
+        grad_x = _backward(grad_y, x, (rows, cols), weight, mean, rstd)
+        both = _weights(grad_y, x, (rows, cols), mean, rstd)
         shape = x.shape[x.ndim - axes_count :]
         return grad_x, both[:cols].reshape(shape), both[cols:].reshape(shape)
 
+    @fast
+    def rms_norm_forward(
+        self, x: Array, axes_count: int, weight: Array | None, eps: float
+    ) -> tuple[Array, Array]:
+        element_type(x)
+        require_elements(x)
+        x = cupy.ascontiguousarray(x)
+        rows, cols, _ = _rows(x.shape, axes_count)
+        rstd = cupy.empty((rows, 1), F32)
+        return _forward(x, (rows, cols), weight, None, NULL, rstd, eps), rstd
 
-def _weights(grad_y: Array, x: Array, mean: Array, rstd: Array, rows: int, cols: int) -> Array:
+    @fast
+    def rms_norm_backward(
+        self,
+        grad_y: Array,
+        x: Array,
+        axes_count: int,
+        weight: Array | None,
+        rstd: Array,
+        needs: tuple[bool, ...],
+    ) -> tuple[Array | None, Array | None]:
+        element_type(grad_y, x)
+        require_elements(x)
+        if rstd.dtype != F32:
+            raise Unsupported("another kernel served the forward pass")
+        grad_y, x = cupy.ascontiguousarray(grad_y), cupy.ascontiguousarray(x)
+        rows, cols, _ = _rows(x.shape, axes_count)
+        grad_x = grad_weight = None
+        if needs[1] and weight is not None:
+            both = _weights(grad_y, x, (rows, cols), NULL, rstd)
+            grad_weight = both[:cols].reshape(weight.shape)
+        if needs[0]:
+            grad_x = _backward(grad_y, x, (rows, cols), weight, NULL, rstd)
+        return grad_x, grad_weight
+
+
+_Matrix = tuple[int, int]  # rows, columns
+
+
+def _forward(
+    x: Array,
+    size: _Matrix,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Any,
+    rstd: Array,
+    eps: float,
+) -> Array:
+    """Fill mean (or none, for RMS normalisation) and rstd; returns the normalised rows."""
+    y, threads = cupy.empty_like(x), team(*size)
+    args = (x, parameter(weight), parameter(bias), y, mean, rstd, *map(np.int64, size))
+    grid = blocks(size[0] * threads, _BLOCK)
+    tail = (np.float32(eps), np.int32(threads))
+    launch("layer_norm_forward", x.dtype, grid, (_BLOCK,), (*args, *tail))
+    return y
+
+
+def _backward(
+    grad_y: Array, x: Array, size: _Matrix, weight: Array | None, mean: Any, rstd: Array
+) -> Array:
+    grad_x, threads = cupy.empty_like(x), team(*size)
+    args = (grad_y, x, parameter(weight), mean, rstd, grad_x, *map(np.int64, size))
+    grid = blocks(size[0] * threads, _BLOCK)
+    launch("layer_norm_backward", x.dtype, grid, (_BLOCK,), (*args, np.int32(threads)))
+    return grad_x
+
+
+def _weights(grad_y: Array, x: Array, size: _Matrix, mean: Any, rstd: Array) -> Array:
     """Gradients of weight and bias behind each other, (2 * cols,)."""
+    rows, cols = size
     cut = Columns(rows, cols, grad_y, x)
     partial = cupy.empty((cut.chunks, 2 * cols), F32)
     sizes = (np.int64(rows), np.int64(cols), np.int64(cut.chunk), np.int32(cut.vector))

@@ -111,6 +111,39 @@ class NormKernels:
         grad_x = _normalise_backward(inner, normalised, rstd, axes)
         return grad_x.astype(x.dtype, copy=False), grad_weight, grad_bias
 
+    def rms_norm_forward(
+        self, x: Array, axes_count: int, weight: Array | None, eps: float
+    ) -> tuple[Array, Array]:
+        xp = self.xp
+        rows = _as_rows(x, axes_count)
+        mean = xp.einsum("ij,ij->i", rows, rows) / max(rows.shape[1], 1)
+        rstd = (1 / xp.sqrt(mean + eps)).astype(x.dtype, copy=False)[:, None]
+        y = rows * rstd
+        if weight is not None:
+            y *= weight.reshape(-1)
+        return y.reshape(x.shape), rstd
+
+    def rms_norm_backward(
+        self,
+        grad_y: Array,
+        x: Array,
+        axes_count: int,
+        weight: Array | None,
+        rstd: Array,
+        needs: tuple[bool, ...],
+    ) -> tuple[Array | None, Array | None]:
+        xp = self.xp
+        rows, grads = _as_rows(x, axes_count), _as_rows(grad_y, axes_count)
+        grad_weight = None
+        if needs[1] and weight is not None:
+            grad_weight = xp.einsum("ij,ij->j", grads, rows * rstd).reshape(weight.shape)
+        if not needs[0]:
+            return None, grad_weight
+        inner = grads if weight is None else grads * weight.reshape(-1)
+        along = xp.einsum("ij,ij->i", inner, rows)[:, None] / rows.shape[1]
+        grad_x = inner * rstd - rows * (along * rstd**3)
+        return grad_x.reshape(x.shape), grad_weight
+
     def group_norm_forward(
         self, x: Array, num_groups: int, weight: Array | None, bias: Array | None, eps: float
     ) -> tuple[Array, Array, Array]:
@@ -165,6 +198,12 @@ def _affine(x: Array, weight: Array | None, bias: Array | None) -> Array:
     if weight is not None:
         x = x * weight
     return x if bias is None else x + bias
+
+
+def _as_rows(x: Array, axes_count: int) -> Array:
+    """x as (rows, elements of the last axes)."""
+    leading = x.ndim - axes_count
+    return x.reshape(math.prod(x.shape[:leading]), math.prod(x.shape[leading:]))
 
 
 def _grouped(shape: Dims, num_groups: int) -> Dims:

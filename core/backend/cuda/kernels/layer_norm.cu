@@ -1,7 +1,8 @@
 // Layer normalisation of a dense matrix: each row of `cols` elements by its own mean and variance,
 // by a warp or a block. Statistics are float's and computed in two passes, as a single pass over
 // x and x**2 cancels; the later reads of a row come from the caches. weight and bias: float,
-// (cols,), or null.
+// (cols,), or null. Without an array for the means (null) nothing is subtracted, and the scale is one
+// over the root of the mean square: RMS normalisation (Zhang & Sennrich 2019).
 
 template <int V, typename T>
 DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
@@ -11,15 +12,18 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
   const Team team = {threads};
   for (int64 r = team.first(); r < rows; r += team.step()) {
     const T* row = x + r * cols;
-    float v[V], w[V], b[V], sum = 0.0f;
+    float v[V], w[V], b[V], sum = 0.0f, m = 0.0f;
+    if (mean) {
 #pragma unroll 2
-    for (int64 i = team.rank() * V; i < cols; i += threads * V) {
-      Wide<V>::load(row + i, v);
+      for (int64 i = team.rank() * V; i < cols; i += threads * V) {
+        Wide<V>::load(row + i, v);
 #pragma unroll
-      for (int j = 0; j < V; ++j) sum += v[j];
+        for (int j = 0; j < V; ++j) sum += v[j];
+      }
+      m = team.sum(sum) / (float)cols;
+      sum = 0.0f;
     }
-    const float m = team.sum(sum) / (float)cols;
-    sum = 0.0f;
+#pragma unroll 2
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(row + i, v);
 #pragma unroll
@@ -35,7 +39,7 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
       Wide<V>::store(y + r * cols + i, v);
     }
     if (team.rank() == 0) {
-      mean[r] = m;
+      if (mean) mean[r] = m;
       rstd[r] = scale;
     }
   }
@@ -53,7 +57,8 @@ DEVICE void normalise(const T* __restrict__ x, const float* __restrict__ weight,
   }
 FOR_EACH_FLOAT(LAYER_NORM_FORWARD)
 
-// With g = grad_y * weight and n = (x - mean) * rstd: (g - mean(g) - n * mean(g * n)) * rstd.
+// With g = grad_y * weight and n = (x - mean) * rstd: (g - mean(g) - n * mean(g * n)) * rstd, where
+// mean(g) is 0 if there are no means.
 template <int V, typename T>
 DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict__ x,
                                const float* __restrict__ weight, const float* __restrict__ mean,
@@ -61,7 +66,7 @@ DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict
                                int64 cols, int threads) {
   const Team team = {threads};
   for (int64 r = team.first(); r < rows; r += team.step()) {
-    const float m = mean[r], scale = rstd[r];
+    const float m = mean ? mean[r] : 0.0f, scale = rstd[r];
     float g[V], v[V], w[V], sum = 0.0f, along = 0.0f;
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(grad_y + r * cols + i, g);
@@ -74,7 +79,7 @@ DEVICE void normalise_backward(const T* __restrict__ grad_y, const T* __restrict
         along += inner * ((v[j] - m) * scale);
       }
     }
-    sum = team.sum(sum) / (float)cols;
+    sum = mean ? team.sum(sum) / (float)cols : 0.0f;
     along = team.sum(along) / (float)cols;
     for (int64 i = team.rank() * V; i < cols; i += threads * V) {
       Wide<V>::load(grad_y + r * cols + i, g);
@@ -116,7 +121,7 @@ DEVICE void weight_gradients(const T* __restrict__ grad_y, const T* __restrict__
   for (int j = 0; j < V; ++j) weight[j] = bias[j] = 0.0f;
   if (col < cols) {
     for (int64 r = blockIdx.y * chunk + threadIdx.y; r < end; r += groups) {
-      const float m = mean[r], scale = rstd[r];
+      const float m = mean ? mean[r] : 0.0f, scale = rstd[r];
       float g[V], v[V];
       Wide<V>::load(grad_y + r * cols + col, g);
       Wide<V>::load(x + r * cols + col, v);

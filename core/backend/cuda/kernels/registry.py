@@ -112,7 +112,7 @@ _TABLE = (
     Kernel("avg_pool_forward", "pool.cu", FLOATS, 256, "mean of windows"),
     Kernel("avg_pool_backward", "pool.cu", FLOATS, 256, "gradient spread over windows"),
     Kernel("mean_pool_forward", "pool.cu", FLOATS, 256, "mean of whole planes", writes=0),
-    Kernel("layer_norm_forward", "layer_norm.cu", FLOATS, 256, "rows to mean 0, variance 1"),
+    Kernel("layer_norm_forward", "layer_norm.cu", FLOATS, 256, "rows to mean 0, variance 1; RMS"),
     Kernel("layer_norm_backward", "layer_norm.cu", FLOATS, 256, "gradient of x", reads=2),
     Kernel(
         "layer_norm_weights", "layer_norm.cu", FLOATS, 256,

@@ -218,7 +218,8 @@ def _affine(case, cols, given):
 def layer_norm_forward(case):
     for ((rows, cols), threads), given in itertools.product(ROWS, (True, False)):
         x, (weight, bias) = case.draw(rows, cols), _affine(case, cols, given)
-        outs = (case.empty(rows * cols), case.empty(rows, F32), case.empty(rows, F32))
+        mean = case.empty(rows, F32) if rows != 9 else None  # without: RMS normalisation
+        outs = (case.empty(rows * cols), mean, case.empty(rows, F32))
         tail = (I64(rows), I64(cols), F32(1e-5), I32(threads))
         yield (x, weight, bias, *outs, *tail), blocks(rows * threads, 256), (256,)
 
@@ -226,7 +227,7 @@ def layer_norm_forward(case):
 def layer_norm_backward(case):
     for ((rows, cols), threads), given in itertools.product(ROWS, (True, False)):
         grads, x = case.draw(rows, cols), case.draw(rows, cols)
-        mean, rstd = case.floats(rows), np.abs(case.floats(rows))
+        mean, rstd = case.floats(rows) if rows != 9 else None, np.abs(case.floats(rows))
         weight, _ = _affine(case, cols, given)
         args = (grads, x, weight, mean, rstd, case.empty(rows * cols), I64(rows), I64(cols))
         yield (*args, I32(threads)), blocks(rows * threads, 256), (256,)
@@ -236,7 +237,7 @@ def layer_norm_weights(case):
     for x, partial, rows, cols, chunk, vector, grid, block in (
         (*args[:2], *args[2:], grid, block) for args, grid, block in sum_columns(case)
     ):
-        mean, rstd = case.floats(rows), np.abs(case.floats(rows))
+        mean, rstd = case.floats(rows) if rows != 9 else None, np.abs(case.floats(rows))
         both = case.empty(2 * partial.size, F32)
         yield (case.draw(x.size), x, mean, rstd, both, rows, cols, chunk, vector), grid, block
 

@@ -274,9 +274,10 @@ def test_avg_pool(gpu, cuda, put, draw, kind, case, ceil_mode, include, layout):
     assert kernel_counts.fast_counts() == {"avg_pool_forward": 1, "avg_pool_backward": 1}
 
 
-@pytest.mark.parametrize(
-    ("shape", "axes"), [((5, 48), 1), ((3, 2, 7), 2), ((2, 700), 1), ((4, 1), 1)]
-)
+LAYER_NORMS = [((5, 48), 1), ((3, 2, 7), 2), ((2, 700), 1), ((4, 1), 1)]
+
+
+@pytest.mark.parametrize(("shape", "axes"), LAYER_NORMS)
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("layout", ["contiguous", "fortran", "unaligned"])
 def test_layer_norm(gpu, cuda, put, rng, draw, kind, shape, axes, affine, layout):
@@ -296,6 +297,26 @@ def test_layer_norm(gpu, cuda, put, rng, draw, kind, shape, axes, affine, layout
     near(gpu, got[1], want[1])
     near(gpu, got[2], want[2])
     assert kernel_counts.fast_counts() == {"layer_norm_forward": 1, "layer_norm_backward": 1}
+
+
+@pytest.mark.parametrize(("shape", "axes"), LAYER_NORMS)
+@pytest.mark.parametrize("affine", [True, False])
+def test_rms_norm(gpu, cuda, put, rng, draw, kind, shape, axes, affine):
+    x, grad = draw(*shape), draw(*shape)
+    weight, _ = _parameters(rng, affine, shape[-axes:])
+    there = None if weight is None else put(weight)
+    y, rstd = cuda.rms_norm_forward(put(x), axes, there, 1e-5)
+    want, kept = REFERENCE.rms_norm_forward(*wide(x), axes, weight, 1e-5)
+    close(gpu, y, want, kind)
+    near(gpu, rstd, kept)
+    needs = (True, affine)
+    got = cuda.rms_norm_backward(put(grad), put(x), axes, there, rstd, needs)
+    want = REFERENCE.rms_norm_backward(*wide(grad, x), axes, weight, kept, needs)
+    close(gpu, got[0], want[0], kind)
+    assert (got[1] is None) == (want[1] is None)
+    if affine:
+        near(gpu, got[1], want[1])
+    assert kernel_counts.fast_counts() == {"rms_norm_forward": 1, "rms_norm_backward": 1}
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ FUNCTIONS = {
         lambda x: F.layer_norm(x, (3,), ag.tensor([1.0, 2.0, 3.0], device=x.device)),
         {"layer_norm_forward", "layer_norm_backward"},
     ),
+    "rms_norm": (
+        lambda x: F.rms_norm(x, (3,), ag.tensor([1.0, 2.0, 3.0], device=x.device), 1e-5),
+        {"rms_norm_forward", "rms_norm_backward"},
+    ),
     "group_norm": (
         lambda x: F.group_norm(x, 2, ag.tensor([1.0, 2.0, 3.0, 4.0], device=x.device)),
         {"group_norm_forward", "group_norm_backward"},

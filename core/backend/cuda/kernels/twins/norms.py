@@ -16,6 +16,11 @@ def _or_zero(bias: Array | None) -> Array:
     return np.zeros((), np.float32) if bias is None else bias
 
 
+def _column(mean: Array | None) -> Array:
+    """(rows,) as (rows, 1)."""
+    return np.zeros((1, 1), np.float32) if mean is None else mean[:, None]
+
+
 def _statistics(x: Array, eps: float) -> tuple[Array, Array]:
     """Mean and 1/std of each row."""
     mean = x.mean(axis=1, keepdims=True)
@@ -24,32 +29,38 @@ def _statistics(x: Array, eps: float) -> tuple[Array, Array]:
 
 
 def layer_norm_forward(
-    x: Array, weight: Array | None, bias: Array | None, y: Array, mean: Array, rstd: Array,
+    x: Array, weight: Array | None, bias: Array | None, y: Array, mean: Array | None, rstd: Array,
     rows: int, cols: int, eps: float, threads: int,
 ) -> None:  # fmt: skip
     v = wide(x).reshape(rows, cols)
-    m, scale = _statistics(v, eps)
+    if mean is None:  # RMS normalisation
+        m = np.zeros((1, 1), np.float32)
+        scale = 1 / np.sqrt((v * v).mean(axis=1, keepdims=True) + np.float32(eps))
+    else:
+        m, scale = _statistics(v, eps)
+        mean[:] = m.ravel()
     y[:] = ((v - m) * scale * _or_one(weight) + _or_zero(bias)).ravel()
-    mean[:], rstd[:] = m.ravel(), scale.ravel()
+    rstd[:] = scale.ravel()
 
 
 def layer_norm_backward(
-    grad_y: Array, x: Array, weight: Array | None, mean: Array, rstd: Array, grad_x: Array,
+    grad_y: Array, x: Array, weight: Array | None, mean: Array | None, rstd: Array, grad_x: Array,
     rows: int, cols: int, threads: int,
 ) -> None:  # fmt: skip
     scale = rstd[:, None]
-    n = (wide(x).reshape(rows, cols) - mean[:, None]) * scale
+    n = (wide(x).reshape(rows, cols) - _column(mean)) * scale
     g = wide(grad_y).reshape(rows, cols) * _or_one(weight)
     along = (g * n).mean(axis=1, keepdims=True)
-    grad_x[:] = ((g - g.mean(axis=1, keepdims=True) - n * along) * scale).ravel()
+    level = 0 if mean is None else g.mean(axis=1, keepdims=True)
+    grad_x[:] = ((g - level - n * along) * scale).ravel()
 
 
 def layer_norm_weights(
-    grad_y: Array, x: Array, mean: Array, rstd: Array, partial: Array, rows: int, cols: int,
+    grad_y: Array, x: Array, mean: Array | None, rstd: Array, partial: Array, rows: int, cols: int,
     chunk: int, vector: int,
 ) -> None:  # fmt: skip
     g = wide(grad_y).reshape(rows, cols)
-    along = g * ((wide(x).reshape(rows, cols) - mean[:, None]) * rstd[:, None])
+    along = g * ((wide(x).reshape(rows, cols) - _column(mean)) * rstd[:, None])
     sums = partial.reshape(-1, 2, cols)
     for k, start in enumerate(range(0, int(rows), int(chunk))):
         sums[k, 0] = along[start : start + chunk].sum(axis=0)
