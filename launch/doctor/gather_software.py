@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import os
 import platform
@@ -36,7 +37,9 @@ def software() -> Software:
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"]
         if name and _GPU_PACKAGES.fullmatch(name.lower()):
-            packages[name.lower()] = distribution.version
+            packages[name.lower().replace("_", "-")] = distribution.version
+    if any(name.startswith("cupy") for name in packages):
+        _add_nccl_of_the_system(packages)
     path, version, problem = "", "", ""
     try:
         library = onednn.load()
@@ -45,6 +48,14 @@ def software() -> Software:
         problem = str(error)
     about = (sys.executable, platform.python_version(), sys.prefix)
     return Software(*about, packages, path, version, problem)
+
+
+def _add_nccl_of_the_system(packages: dict[str, str]) -> None:
+    """Where no wheel brings NCCL, the system may."""
+    if not any(name.startswith("nvidia-nccl") for name in packages):
+        found = ctypes.util.find_library("nccl")
+        if found:
+            packages["nvidia-nccl"] = found
 
 
 def mpi_library(environ: Mapping[str, str], timeout_s: float) -> dict[str, str]:

@@ -67,6 +67,7 @@ ALLOCATION = {
     "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "2(x2)",
     "SLURM_NNODES": "2",
 }  # fmt: skip
+CUPY = PACKAGES | {"cupy-cuda13x": "14.2.0"}
 A100 = Gpus("570.1", ("NVIDIA A100",) * 4, present=True)
 
 
@@ -237,6 +238,22 @@ ONE = {
     "gpus_hidden": (
         WARNING, facts({"CUDA_VISIBLE_DEVICES": ""}, gpus=A100),
         "CUDA_VISIBLE_DEVICES='' hides all 4 GPUs", "unset CUDA_VISIBLE_DEVICES",
+    ),
+    "old_gpu_driver": (
+        WARNING, facts(software=software(CUPY | {"nvidia-nccl-cu13": "2.30"}), gpus=A100),
+        "CuPy for CUDA 13 needs NVIDIA's driver 580 or newer, and here is 570.1", "allgrad[gpu12]",
+    ),
+    "no_nccl": (
+        WARNING, facts(software=software(CUPY), gpus=replace(A100, driver="580.9")),
+        "not NCCL: what GPUs tell each other travels through main memory", "allgrad[gpu]",
+    ),
+    "gpu_libraries_of_other_cuda": (
+        WARNING,
+        facts(
+            software=software(CUPY | {"nvidia-nccl-cu12": "2.27", "nvidia-cudnn-cu13": "9.19"}),
+            gpus=replace(A100, driver="580.9"),
+        ),
+        "CuPy is made for CUDA 13, but there are nvidia-nccl-cu12", "install nvidia-nccl-cu13",
     ),
     "gpu_not_there": (
         WARNING, facts({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4"}, gpus=A100),

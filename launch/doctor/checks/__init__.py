@@ -49,6 +49,9 @@ CHECKS: tuple[Callable[[Facts], Iterable[Finding]], ...] = (
     gpu.hidden,
     gpu.not_there,
     gpu.more_ranks_than_gpus,
+    gpu.old_driver,
+    gpu.no_nccl,
+    gpu.other_cuda,
 )
 
 JOB_CHECKS: tuple[Callable[[Sequence[Facts]], Iterable[Finding]], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from allgrad.launch.doctor.facts import Facts
@@ -73,6 +74,64 @@ def more_ranks_than_gpus(facts: Facts) -> Iterator[Finding]:
         yield warning(
             "more_ranks_than_gpus",
             f"{facts.ranks_here} ranks on {facts.host.name} share {count} visible GPUs "
-            f"({', '.join(sorted(set(facts.gpus.names)))}); NCCL refuses two ranks on one GPU",
+            f"({', '.join(sorted(set(facts.gpus.names)))}); NCCL refuses two ranks on one GPU, so "
+            "what they tell each other travels through main memory",
             f"{count} ranks per host, or more hosts",
         )
+
+
+def old_driver(facts: Facts) -> Iterator[Finding]:
+    """CuPy of a CUDA version that the driver is too old for."""
+    cuda, major = _cuda_of_cupy(facts), facts.gpus.driver.partition(".")[0]
+    needed = _DRIVERS.get(cuda)
+    if needed is not None and major.isdigit() and int(major) < needed:
+        yield warning(
+            "old_gpu_driver",
+            f"CuPy for CUDA {cuda} needs NVIDIA's driver {needed} or newer, and here is "
+            f"{facts.gpus.driver}: no GPU can be used",
+            "a newer driver"
+            + (", or CuPy for CUDA 12: pip install 'allgrad[gpu12]'" if cuda == "13" else ""),
+        )
+
+
+def no_nccl(facts: Facts) -> Iterator[Finding]:
+    """Several ranks with GPUs, and no NCCL for them."""
+    there = any(name.startswith("nvidia-nccl") for name in facts.software.packages)
+    if _wants_gpus(facts) and facts.gpus.names and facts.ranks_here > 1 and not there:
+        yield warning(
+            "no_nccl",
+            "CuPy and GPUs are there, but not NCCL: what GPUs tell each other travels through "
+            "main memory, which is slower",
+            "pip install 'allgrad[gpu]' (CUDA 13) or 'allgrad[gpu12]' (CUDA 12)",
+        )
+
+
+def other_cuda(facts: Facts) -> Iterator[Finding]:
+    """Libraries of another CUDA version than CuPy's, which it does not find."""
+    cuda = _cuda_of_cupy(facts)
+    wrong = sorted(
+        name
+        for name in facts.software.packages
+        if name.startswith("nvidia-")
+        and (made := name.rpartition("-cu")[2]).isdigit()
+        and made != cuda
+    )
+    if cuda and wrong:
+        fitting = [name.rpartition("-cu")[0] + f"-cu{cuda}" for name in wrong]
+        missing = [name for name in fitting if name not in facts.software.packages]
+        if missing:
+            yield warning(
+                "gpu_libraries_of_other_cuda",
+                f"CuPy is made for CUDA {cuda}, but there are {', '.join(wrong)}",
+                f"pip install {' '.join(missing)}",
+            )
+
+
+_DRIVERS = {"12": 525, "13": 580}  # Source: CUDA Compatibility, "Minor Version Compatibility"
+_CUPY = re.compile(r"cupy-cuda(\d\d)x")
+
+
+def _cuda_of_cupy(facts: Facts) -> str:
+    """The CUDA version that CuPy's wheel is made for, "12" or "13"; "" where that is not known."""
+    found = [m[1] for name in facts.software.packages if (m := _CUPY.fullmatch(name))]
+    return found[0] if len(found) == 1 else ""

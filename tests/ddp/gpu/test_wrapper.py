@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support.emulated_gpu import state
@@ -12,9 +14,10 @@ from allgrad.ddp import DistributedDataParallel
 from allgrad.errors import DistributedError, OptionError
 
 
-def net():
+def net(norm=True):
     ag.manual_seed(3)
-    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+    middle = nn.BatchNorm1d(5) if norm else nn.Identity()
+    return nn.Sequential(nn.Linear(6, 5), middle, nn.Tanh(), nn.Linear(5, 3))
 
 
 def batch(rank, size):
@@ -24,8 +27,8 @@ def batch(rank, size):
     return x[own], y[own]
 
 
-def train(device, steps=3, size=1, rank=0, **options):
-    model = net().to(device)
+def train(device, steps=3, size=1, rank=0, norm=True, **options):
+    model = net(norm).to(device)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     wrapped = DistributedDataParallel(model, **options)
     for _ in range(steps):
@@ -210,3 +213,44 @@ def test_device_ids(gpus):
         return out.device.type
 
     assert ddp.run_ranks(main, 2) == ["cuda", "cuda"]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_on_one_gpu_are_one_rank_with_the_whole_batch(gpu, size):
+    def main():
+        ddp.init_process_group()
+        found = train("cuda", size=ddp.get_world_size(), rank=ddp.get_rank(), norm=False)
+        ddp.destroy_process_group()
+        return found
+
+    (alone,) = ddp.run_ranks(main, 1)
+    for found in ddp.run_ranks(main, size):
+        for name, value in alone.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.mpi
+def test_processes_share_a_gpu(mpirun, tmp_path):
+    """Two processes, one GPU, MPI's shared memory between them."""
+    folder = Path(__file__).parents[2]
+    done = mpirun(
+        2,
+        f"""
+        import sys; sys.path.insert(0, {str(folder)!r})
+        from support.emulated_gpu import emulated_gpu
+        import numpy as np, allgrad as ag
+        from allgrad import ddp, nn
+        with emulated_gpu(1):
+            ddp.init_process_group()
+            x = ag.ones(3_000_001, device="cuda") * (1 + ddp.get_rank())  # several pieces
+            ddp.all_reduce(x)
+            assert (x.cpu().numpy() == 3).all()
+            model = ddp.DistributedDataParallel(nn.Linear(3, 2).to("cuda"))
+            out = model(ag.ones(4, 3, device="cuda") * (1 + ddp.get_rank()))
+            out.backward(ag.ones_like(out) / 4)
+            assert model.module.weight.grad.cpu().tolist() == [[1.5, 1.5, 1.5]] * 2
+            ddp.destroy_process_group()
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("arrays of GPUs travel through main memory, not by NCCL: host") == 1

@@ -299,10 +299,11 @@ class MemoryPool:
         """Its owner is gone. Takes no lock: the garbage collector may call it at any place."""
         self._used[chunk.device] -= chunk.room
         about = {"device_id": chunk.device, "mem_size": chunk.room, "mem_ptr": chunk.ptr}
-        for hook in thread.hooks.values():
+        hooks = getattr(thread, "hooks", {})  # a thread that ends has none any more
+        for hook in hooks.values():
             hook.free_preprocess(**about, pmem_id=0)
         self._free.setdefault((chunk.device, chunk.arena, chunk.room), []).append(chunk)
-        for hook in thread.hooks.values():
+        for hook in hooks.values():
             hook.free_postprocess(**about, pmem_id=0)
         chunk.check()
 
