@@ -104,6 +104,9 @@ class SoftmaxKernels:
         classes = log_p.shape[1]
         w = valid.astype(log_p.dtype) if weight is None else xp.where(valid, weight[safe], 0)
         w = w.astype(log_p.dtype, copy=False)
+        if xp is not np:  # nothing can be raised from a GPU
+            outside = (safe < 0) | (safe >= classes)
+            safe, w = xp.where(outside, 0, safe), xp.where(outside, log_p.dtype.type(np.nan), w)
         loss = -w * xp.take_along_axis(log_p, safe[:, None], 1)[:, 0]
         coefficients = None
         if smoothing:

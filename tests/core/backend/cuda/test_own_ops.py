@@ -103,6 +103,14 @@ def test_second_derivatives_of_cross_entropy(rng, reduction):
     np.testing.assert_allclose(gradient("cuda"), gradient("cpu"), rtol=1e-5, atol=1e-6)
 
 
+def test_a_class_that_there_is_not_gives_nan_without_waiting():
+    x, target = ag.zeros(2, 3, device="cuda"), ag.tensor([1, 3], device="cuda")
+    for loss in (F.cross_entropy, F.nll_loss):
+        assert loss(x, target, reduction="none").isnan().tolist() == [False, True]
+    with pytest.raises(IndexError, match="target 3 is out of bounds for 3 classes"):
+        F.cross_entropy(x.cpu(), target.cpu())
+
+
 def test_logits_changed_in_place_are_noticed():
     x = ag.zeros(3, 4, device="cuda", requires_grad=True) * 1
     loss = F.cross_entropy(x, ag.tensor([0, 1, 2], device="cuda"))
