@@ -5,8 +5,9 @@ May import: `bucket`, `communicators.base`, `allgrad.timeline`.
 
 from __future__ import annotations
 
+from collections import deque
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from allgrad.ddp.bucket import Bucket
 from allgrad.ddp.communicators.base import Work
@@ -20,6 +21,47 @@ class UnderWay(NamedTuple):
     launched_s: float
     note: str
     bucket: Bucket | None = None
+
+
+class GpuTimes:
+    """Times of collectives that a GPU has done, read when they are there.
+
+    Attributes:
+        used: whether there was any collective of a GPU.
+    """
+
+    def __init__(self) -> None:
+        self.used = False
+        self._waiting: deque[list[Any]] = deque()  # per timed step its works
+        self._step: list[Any] = []
+        self._steps = 0
+        self._took_s = self._stood_s = 0.0
+
+    def add(self, work: Any) -> None:
+        """One more of the step that ends next."""
+        self.used = True
+        if work.timed:
+            self._step.append(work)
+
+    def end_step(self) -> None:
+        """A step has ended on the host; look which ones have on the GPU."""
+        if self._step:
+            self._waiting.append(self._step)
+            self._step = []
+        while self._waiting:
+            times = [work.times() for work in self._waiting[0]]
+            if None in times:
+                return
+            self._waiting.popleft()
+            self._steps += 1
+            self._took_s += sum(took for took, _ in times)
+            self._stood_s += sum(stood for _, stood in times)
+
+    def sums(self, steps: int) -> tuple[float, float]:
+        """Seconds of communication, and of it exposed, of so many steps like those timed."""
+        self.end_step()
+        scale = steps / self._steps if self._steps else 0.0
+        return self._took_s * scale, self._stood_s * scale
 
 
 class CommunicationTimer:
@@ -46,12 +88,15 @@ class CommunicationTimer:
         self.steps = self.collectives = 0
         self.communication_s = self.exposed_s = self.in_backward_s = 0.0
         self._covered_until = self._in_backward_before = 0.0
+        self._gpu = GpuTimes()
 
     def completed(self, one: UnderWay) -> None:
         """A collective was seen to be done; they come in order of launch, and may overlap."""
         now = perf_counter()
         start = max(one.launched_s, self._covered_until)
-        if now > start:
+        if getattr(one.work, "on_gpu", False):
+            self._gpu.add(one.work)
+        elif now > start and not self._gpu.used:
             self.communication_s += now - start
             self._covered_until = now
         timeline = active()
@@ -84,7 +129,10 @@ class CommunicationTimer:
         """A backward run has ended; since `begin_s` no gradient was left to compute."""
         now = perf_counter()
         self.steps += 1
-        self.exposed_s += now - begin_s
+        if self._gpu.used:
+            self._gpu.end_step()
+        else:
+            self.exposed_s += now - begin_s
         timeline = active()
         if timeline is not None:
             reducing = self.in_backward_s - self._in_backward_before
@@ -92,7 +140,12 @@ class CommunicationTimer:
         self._in_backward_before = self.in_backward_s
 
     def report(self) -> dict[str, float | int]:
-        """The sums; `hidden_share` is 1 - exposed / communication, 0 if there was none."""
+        """The sums; `hidden_share` is 1 - exposed / communication, 0 if there was none.
+
+        On GPUs some steps are timed, by the GPU, and stand for all; those of graphs are not.
+        """
+        if self._gpu.used:
+            self.communication_s, self.exposed_s = self._gpu.sums(self.steps)
         hidden = 0.0
         if self.communication_s > 0:
             hidden = max(0.0, 1.0 - self.exposed_s / self.communication_s)

@@ -104,21 +104,43 @@ class EventWork:
     Args:
         kept: arrays that must not be used for anything else before it has ended.
         captured: whether it is a part of a CUDA graph, whose events cannot be asked.
+        timed: whether `times` is wanted.
         sequence: its number in the flight record.
 
     Attributes:
         done: recorded behind it.
         source: of a message that is received, the sender.
+        timed: as given.
     """
 
-    __slots__ = ("_captured", "done", "kept", "sequence", "source")
+    __slots__ = ("_asked", "_captured", "_started", "done", "kept", "sequence", "source", "timed")
 
-    def __init__(self, kept: Sequence[Any], captured: bool, sequence: int = 0) -> None:
+    on_gpu = True  # its times are those of the GPU, not the host's
+
+    def __init__(
+        self, kept: Sequence[Any], captured: bool, sequence: int = 0, timed: bool = False
+    ) -> None:
         self.kept: Sequence[Any] = kept
-        self.done: Any = cupy.cuda.Event(disable_timing=True)
+        self.timed = timed and not captured
+        self.done: Any = cupy.cuda.Event(disable_timing=not self.timed)
+        self._started: Any = cupy.cuda.Event() if self.timed else None
+        self._asked: Any = None
         self.sequence = sequence
         self.source: int | None = None
         self._captured = captured
+
+    def starts(self, stream: Any) -> None:
+        """It is the next that the communicator's stream does."""
+        if self.timed:
+            self._started.record(stream)
+
+    def times(self) -> tuple[float, float] | None:
+        """Seconds that it took, and that the stream which waits for it stood; None: not yet."""
+        if not self.timed or self._asked is None or not self.done.done:
+            return None
+        took = cupy.cuda.get_elapsed_time(self._started, self.done)
+        stood = cupy.cuda.get_elapsed_time(self._asked, self.done)
+        return took * 1e-3, max(0.0, stood * 1e-3)
 
     def test(self) -> bool:
         """Whether the device has done it; no stream needs to wait then."""
@@ -126,7 +148,11 @@ class EventWork:
 
     def wait(self) -> None:
         """Let the current stream wait for it; the host goes on."""
-        cupy.cuda.get_current_stream().wait_event(self.done)
+        stream = cupy.cuda.get_current_stream()
+        if self.timed and self._asked is None:
+            self._asked = cupy.cuda.Event()
+            self._asked.record(stream)
+        stream.wait_event(self.done)
         self.kept = ()
 
 

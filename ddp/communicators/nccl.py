@@ -42,6 +42,7 @@ from allgrad.ddp.communicators.tree import TreeSum
 from allgrad.ddp.diagnosis.flight import FlightRecorder
 from allgrad.errors import DistributedError, OptionError
 
+_TIMED_STEPS = 8  # one step of so many is timed: each timed collective costs some microseconds
 NO_COLOR = -1  # NCCL_SPLIT_NOCOLOR
 _MESSAGES = -(1 << 40)  # below this are the numbers of messages
 
@@ -132,11 +133,13 @@ class NcclCommunicator(GpuCommunicator):
         """
         self.check_failure()
         captured = device.capturing()
-        work = EventWork(kept, captured, self._sequence(message))
+        timed = self.control.step % _TIMED_STEPS == _TIMED_STEPS // 2
+        work = EventWork(kept, captured, self._sequence(message), timed)
         control, sequence = self.control, work.sequence
         self.records.add(sequence, sequence, what, control.note, control.step)
         self._ready.record(cupy.cuda.get_current_stream())
         self.stream.wait_event(self._ready)
+        work.starts(self.stream)
         try:
             with self._lock:
                 call(self.stream.ptr)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from support.emulated_gpu import emulated_gpu, state
 
 from allgrad.backend.cuda import availability
 
+REAL = os.environ.get("ALLGRAD_TEST_GPU") == "1"
+
 
 def _machine(devices: int, monkeypatch: pytest.MonkeyPatch):
+    if REAL:
+        pytest.skip("of emulated GPUs; test_real.py is for the real one")
     monkeypatch.setattr(state, "TIMEOUT_S", 10.0)
     with emulated_gpu(devices) as cupy:
         availability.forget()

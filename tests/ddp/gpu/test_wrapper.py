@@ -22,8 +22,8 @@ def net(norm=True):
 
 def batch(rank, size):
     rng = np.random.default_rng(7)
-    x, y = rng.normal(size=(8, 6)).astype(np.float32), rng.normal(size=(8, 3)).astype(np.float32)
-    own = slice(8 * rank // size, 8 * (rank + 1) // size)
+    x, y = (rng.normal(size=(32, n)).astype(np.float32) for n in (6, 3))
+    own = slice(32 * rank // size, 32 * (rank + 1) // size)
     return x[own], y[own]
 
 
@@ -254,3 +254,23 @@ def test_processes_share_a_gpu(mpirun, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("arrays of GPUs travel through main memory, not by NCCL: host") == 1
+
+
+def test_communication_report_is_of_the_gpu(gpus, monkeypatch):
+    monkeypatch.setattr(gpus.cuda, "get_elapsed_time", lambda a, b: 4.0 if a.timing else 0.0)
+
+    def main():
+        ddp.init_process_group("nccl")
+        wrapped = DistributedDataParallel(nn.Linear(4, 4).to("cuda"))
+        for _ in range(16):
+            out = wrapped(ag.ones(1, 4, device="cuda"))
+            out.backward(ag.ones_like(out))
+        wrapped.module.weight.grad.cpu()
+        report = wrapped.communication_report()
+        ddp.destroy_process_group()
+        return report
+
+    for report in ddp.run_ranks(main, 2):
+        assert report["steps"] == 16
+        assert report["communication_s"] == pytest.approx(16 * 0.004)  # two steps were timed
+        assert report["exposed_s"] == report["communication_s"]
