@@ -384,7 +384,8 @@ class NcclCommunicator(GpuCommunicator):
         if self._together is not None:
             yield
             return
-        self._together = batch = []
+        batch: list[tuple[str, Callable[[int], object], EventWork]] = []
+        self._together = batch
         try:
             yield
         finally:
