@@ -29,7 +29,8 @@ class Kernel:
             one kernel without a suffix if empty.
         threads: the largest block, to which its registers are bounded.
         about: what it computes.
-        reads, writes: elements that must be read from and written to memory, per element.
+        reads, writes: elements that must be read from and written to memory, per element; of
+            pooling per element of the input and of the output.
         extra_bytes: bytes of other types besides, per element.
     """
 
