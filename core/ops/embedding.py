@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Array, Dims
-from ..backend.arrays import by_host, on, to_host
+from ..backend import Array, Dims, ufuncs
+from ..backend.arrays import by_host, on, on_device, to_host
 from .base import Op
 from .elementwise import Grads
 
@@ -32,7 +32,11 @@ class Embedding(Op):
     def backward(self, grad: Array) -> Grads:
         (indices,) = self.saved
         full = np.zeros(self.weight_shape, grad.dtype, like=grad)
-        if indices.size:
+        if on_device(grad):  # sorting would have to tell the host how many differ
+            ufuncs.at(np.add, full, indices, grad)
+            if self.by_frequency:
+                full /= frequencies(indices, full)
+        elif indices.size:
             rows, sums, counts = summed_by_index(
                 indices.reshape(-1), grad.reshape(-1, *grad.shape[indices.ndim :])
             )
@@ -42,6 +46,13 @@ class Embedding(Op):
         if self.padding_idx is not None:
             full[self.padding_idx] = 0
         return None, full
+
+
+def frequencies(indices: Array, weight: Array) -> Array:
+    """(V, 1, ...): how often each row of `weight` is looked up, at least 1, in its dtype."""
+    counts = np.zeros(len(weight), np.int64, like=weight)
+    ufuncs.at(np.add, counts, indices.reshape(-1), 1)
+    return np.maximum(counts, 1).astype(weight.dtype).reshape(-1, *(1,) * (weight.ndim - 1))
 
 
 def summed_by_index(indices: Array, values: Array) -> tuple[Array, Array, Array]:

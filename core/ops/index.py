@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, ufuncs
 from ..backend.arrays import as_array, by_host, is_array, owned
 from .base import Op
 from .elementwise import Grads
@@ -28,7 +28,7 @@ class Take(Op):
         if masks:  # no element is hit twice
             full[self.key] = grad
         else:
-            np.add.at(full, self.key, grad)
+            ufuncs.at(np.add, full, self.key, grad)
         return (full,)
 
 
@@ -47,7 +47,7 @@ class Assign(Op):
         """Change `y` in place."""
         self.value_shape = np.shape(value)
         if self.add:
-            np.add.at(y, self.key, value)
+            ufuncs.at(np.add, y, self.key, value)
         else:
             y[self.key] = value
 
@@ -83,7 +83,7 @@ class Gather(Op):
     def backward(self, grad: Array) -> Grads:
         (index,) = self.saved
         full = np.zeros(self.input_shape, grad.dtype, like=grad)
-        np.add.at(full, along(index, self.axis), grad)
+        ufuncs.at(np.add, full, along(index, self.axis), grad)
         return full, None
 
 
@@ -105,7 +105,7 @@ class Scatter(Op):
         self.src_shape = np.shape(src)
         where = along(index, self.axis)
         if self.add:
-            np.add.at(y, where, beside(src, index))
+            ufuncs.at(np.add, y, where, beside(src, index))
         else:
             y[where] = beside(src, index)
 
@@ -158,7 +158,7 @@ class ScatterReduce(Op):
         if self.kind == "prod":
             _multiply_at(y, where, beside(src, index))
         else:
-            self.ufuncs[self.kind].at(y, where, beside(src, index))
+            ufuncs.at(self.ufuncs[self.kind], y, where, beside(src, index))
         if self.kind == "mean":
             count = np.maximum(self._count(y, where), 1)
             (np.divide if y.dtype.kind in "fc" else np.floor_divide)(
@@ -177,7 +177,7 @@ class ScatterReduce(Op):
         count = np.ones_like(x, np.int64, order="C")
         if not self.include_self:
             count[where] = 0
-        np.add.at(count, where, 1)
+        ufuncs.at(np.add, count, where, 1)
         return count
 
     def backward(self, grad: Array) -> Grads:
@@ -191,7 +191,7 @@ class ScatterReduce(Op):
             if not self.include_self:
                 self_chosen[where] = False
             ties = self_chosen.astype(grad.dtype)
-            np.add.at(ties, where, chosen)
+            ufuncs.at(np.add, ties, where, chosen)
             share = grad / np.maximum(ties, 1)
             to_x, to_src = np.where(self_chosen, share, 0), np.where(chosen, share[where], 0)
         else:
@@ -217,7 +217,7 @@ class ScatterReduce(Op):
         if not self.include_self:
             ones[where], zeros[where] = 1, 0
         _multiply_at(ones, where, np.where(part == 0, 1, part))
-        np.add.at(zeros, where, part == 0)
+        ufuncs.at(np.add, zeros, where, part == 0)
 
         def others(factor: Array, rest: Array, holes: Array) -> Array:
             alone = holes - (factor == 0) == 0  # no other factor is zero

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..backend import Array
-from ..backend.arrays import as_array, writable_as
+from ..backend.arrays import as_array, on_device, writable_as
 from .base import Op
 from .elementwise import Grads
 
@@ -251,7 +251,11 @@ class Pad(Op):
         if self.mode != "constant":
             source = np.pad(np.arange(n), (before, after), mode=self.modes[self.mode])
             margin = [*range(before), *range(before + n, before + n + after)]
-            np.add.at(inner, source[margin].tolist(), grad[margin])
+            if on_device(grad):  # views: a list of places would be copied there
+                for at in margin:
+                    inner[int(source[at])] += grad[at]
+            else:
+                np.add.at(inner, source[margin].tolist(), grad[margin])
         return np.moveaxis(inner, 0, axis)
 
 

@@ -5,6 +5,7 @@ NumPy has none of them. Numbers of less than 64 bits are computed in float64 and
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -64,13 +65,20 @@ def digamma(x: Array) -> Array:
     return np.where(wide == 0, -np.copysign(np.inf, wide), y).astype(x.dtype)
 
 
-def zeta(s: float, q: Array) -> Array:
+def zeta(s: float, q: Array, steps: int | None = None) -> Array:
     """Hurwitz zeta function, the sum of (q + k)**-s over k >= 0, for an integer s > 1.
+
+    Args:
+        steps: how many take every q beyond 12; default: as many as it takes, for which values on
+            a GPU are read.
 
     Source: Euler-Maclaurin summation, Abramowitz & Stegun 1964, 23.1.30.
     """
     total, z = np.zeros_like(q), q
-    while (low := z < 12).any():
+    for _ in itertools.repeat(None) if steps is None else range(steps):
+        low = z < 12
+        if steps is None and not low.any():
+            break
         total, z = np.where(low, total + z ** (-s), total), np.where(low, z + 1, z)
     total = total + z ** (1 - s) / (s - 1) + 0.5 * z ** (-s)
     factor = s / 2.0  # s (s+1) ... (s+2k-2) / (2k)!
@@ -86,7 +94,7 @@ def polygamma(n: int, x: Array) -> Array:
         return digamma(x)
     wide = as_array(x, np.float64)
     if n == 1:
-        y = zeta(2.0, np.where(wide < 0.5, 1 - wide, wide))
+        y = zeta(2.0, np.where(wide < 0.5, 1 - wide, wide), steps=12)
         y = np.where(wide < 0.5, (math.pi / _sin_pi(wide)) ** 2 - y, y)
     else:
         y = (-1) ** (n + 1) * math.factorial(n) * zeta(float(n + 1), wide)

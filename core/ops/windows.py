@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, ufuncs
 from ..backend.arrays import address_of, contiguous, strided
 from .base import Op
 from .elementwise import Grads
@@ -68,7 +68,7 @@ class Strided(Op):
 
     def backward(self, grad: Array) -> Grads:
         flat = np.zeros(self.extent, grad.dtype, like=grad)
-        np.add.at(flat, places(self.size, self.strides, self.offset, grad), grad)
+        ufuncs.at(np.add, flat, places(self.size, self.strides, self.offset, grad), grad)
         return (flat[places(self.input_shape, self.input_strides, self.start, grad)],)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import on
+from ..backend.arrays import constant, on_device
 from ..dtypes import FLOATING
 from ..errors import DtypeError, OptionError, ShapeError
 from ..ops.index import Take
@@ -49,6 +50,12 @@ def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str = _MODES[0]) -> An
     return vector_norm(unsqueeze(x1, -2) - unsqueeze(x2, -3), p, -1)
 
 
+@functools.lru_cache(16)
+def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the second member of every pair of `count` rows."""
+    return np.triu_indices(count, 1)
+
+
 def pdist(input: Any, p: float = 2.0) -> Any:
     """Distances between all pairs of rows (N, M) -> (N * (N - 1) / 2): (0, 1), (0, 2), ...
 
@@ -59,7 +66,7 @@ def pdist(input: Any, p: float = 2.0) -> Any:
         raise ShapeError(
             f"pdist: expected a matrix and p of 0 or more, came {tuple(input.shape)}, p={p}"
         )
-    i, j = (on(p, input._array) for p in np.triu_indices(input._array.shape[0], 1))
+    i, j = (constant(p, input._array) for p in _pairs(input._array.shape[0]))
     return vector_norm(apply(Take((i,)), input) - apply(Take((j,)), input), p, -1)
 
 
@@ -133,7 +140,8 @@ def _weights(count: int, fweights: Any, aweights: Any) -> Any:
     for name, w, kinds in (("fweights", fweights, "iu"), ("aweights", aweights, FLOATING)):
         if w is None:
             continue
-        if w._array.shape != (count,) or w._array.dtype.kind not in kinds or (w._array < 0).any():
+        fits = w._array.shape == (count,) and w._array.dtype.kind in kinds
+        if not fits or (not on_device(w._array) and (w._array < 0).any()):
             what = "integers" if kinds == "iu" else "floating numbers"
             raise ShapeError(
                 f"cov: expected {name} to be {count} {what} of 0 or more, came {w.dtype} of shape "

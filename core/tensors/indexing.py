@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import address_of, as_array, is_array, on
+from ..backend.arrays import address_of, as_array, is_array, on, on_device
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import index as ops
 from ..ops.shape import Slice
@@ -143,6 +143,8 @@ def setitem(input: Any, key: Any, value: Any) -> None:
         if value._array.ndim == 0 and not value._requires_grad and value.is_cpu:
             value = value._array.item()
     source = value._array if isinstance(value, TensorBase) else value
+    if type(source) is np.ndarray:
+        source = on(source, array)
     tracked = graph.mode.enabled and (
         input._requires_grad or (isinstance(value, TensorBase) and value._requires_grad)
     )
@@ -260,6 +262,9 @@ def integer_index(index: Any, name: str) -> Any:
 def within(index: Any, size: int, name: str, negative: bool = False) -> None:
     """Raise unless every index lies within a dimension of `size`.
 
+    Indices on a GPU are not looked at, which would wait for the device: others select or change
+    arbitrary elements (PyTorch's kernels stop the process).
+
     Args:
         negative: whether indices may count from the end.
 
@@ -267,7 +272,7 @@ def within(index: Any, size: int, name: str, negative: bool = False) -> None:
         BoundsError: one does not.
     """
     array, least = index._array, -size if negative else 0
-    if array.size and (array.min() < least or array.max() >= size):
+    if array.size and not on_device(array) and (array.min() < least or array.max() >= size):
         raise BoundsError(
             f"{name}: expected indices within {least}..{size - 1}, came "
             f"{array.min()}..{array.max()}"
@@ -280,6 +285,5 @@ def one_hot(input: Any, num_classes: int = -1) -> Any:
     if num_classes == -1:
         num_classes = int(array.max()) + 1 if array.size else 0
     within(input, num_classes, "one_hot")
-    out = np.zeros((*array.shape, num_classes), np.int64)
-    np.put_along_axis(out, array[..., None], 1, axis=-1)
-    return input._new(out)
+    classes = np.arange(num_classes, like=array)
+    return input._new((array[..., None] == classes).astype(np.int64))

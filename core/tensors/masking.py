@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import on_device
 from ..errors import DtypeError, ShapeError
 from ..ops.elementwise import Where
-from ..ops.index import Assign
+from ..ops.index import Assign, Take
 from .graph import TensorBase, apply
 from .indexing import getitem
 from .inplace import assign, changed, check_in_place
@@ -74,7 +75,8 @@ def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
 
     Raises:
         RuntimeError: a mask that is not bool or does not broadcast, another dtype, or fewer
-            elements than the mask asks for.
+            elements than the mask asks for (on a GPU, where nobody counts, the last one serves
+            for all that are missing).
     """
     _need_mask(mask, "masked_scatter")
     input, mask = broadcast_tensors(input, mask)
@@ -84,6 +86,8 @@ def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
 def _masked_scatter(input: Any, mask: Any, source: Any, name: str, in_place: bool) -> Any:
     if source._array.dtype != input._array.dtype:
         raise DtypeError(f"{name}: expected a source of {input.dtype}, came {source.dtype}")
+    if on_device(mask._array):
+        return _scattered_there(input, mask, source, name, in_place)
     count = int(np.count_nonzero(mask._array))
     if source._array.size < count:
         raise ShapeError(
@@ -92,6 +96,19 @@ def _masked_scatter(input: Any, mask: Any, source: Any, name: str, in_place: boo
         )
     values = getitem(flatten(source), slice(0, count))
     return changed(Assign((mask._array,)), name, input, (values,), in_place)
+
+
+def _scattered_there(input: Any, mask: Any, source: Any, name: str, in_place: bool) -> Any:
+    """`_masked_scatter` on a GPU, without asking it how many elements the mask holds."""
+    if not source._array.size:
+        return input if in_place else clone(input)
+    places = np.cumsum(mask._array).reshape(mask._array.shape) - 1
+    places = np.clip(places, 0, source._array.size - 1)
+    out = apply(Where(), mask, apply(Take((places,)), flatten(source)), input)
+    if not in_place:
+        return out
+    check_in_place(input, name)
+    return assign(input, out, name)
 
 
 def _replaced(input: Any, part_of: Any, src: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import as_array, on, to_host
+from ..backend.arrays import as_array, on, on_device
 from ..dtypes import FLOATING
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import reduce
@@ -265,10 +265,10 @@ def _fractions(name: str, input: Any, q: Any) -> np.ndarray:
                 f"{name}: expected q of {input.dtype} with at most one dimension, came {q.dtype} "
                 f"of shape {tuple(q.shape)}"
             )
-        array = to_host(q._array).astype(np.float64)
+        array = q._array.astype(np.float64)
     else:
         array = np.asarray(q, np.float64)
-    if not ((array >= 0) & (array <= 1)).all():
+    if not on_device(array) and not ((array >= 0) & (array <= 1)).all():
         raise DtypeError(f"{name}: expected q within 0..1, came {array.tolist()}")
     if not input._array.size:
         raise ShapeError(f"{name}: expected at least one element, came {tuple(input.shape)}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...autograd import no_grad
-from ...backend.arrays import to_host
+from ...backend import ufuncs
+from ...backend.arrays import on_device, to_host
 from ...errors import BoundsError, DtypeError, OptionError, ShapeError
 from ...ops.embedding import BagReduce
 from ...ops.embedding import Embedding as LookUp
@@ -41,7 +44,7 @@ def embedding(
 
     Raises:
         RuntimeError: indices are not integers, or the weight is not a matrix.
-        IndexError: an index outside 0..V-1.
+        IndexError: an index outside 0..V-1; not on a GPU, see `tensors.indexing.within`.
         AssertionError: `padding_idx` is outside of the table.
     """
     _check(input, weight, "embedding")
@@ -77,7 +80,7 @@ def embedding_bag(
 
     Raises:
         ValueError: an unknown mode, or shapes that do not fit.
-        RuntimeError: offsets outside of the input.
+        RuntimeError: offsets outside of the input (not looked at on a GPU).
         NotImplementedError: weights with another mode than "sum".
 
     >>> import allgrad as ag
@@ -92,11 +95,18 @@ def embedding_bag(
         raise OptionError("embedding_bag: scale_grad_by_freq does not go with mode 'max'")
     _refuse_sparse("embedding_bag", sparse)
     _check_weights(mode, input, per_sample_weights)
-    counts = _bags(input, offsets, include_last_offset)
+    _check_bags(input, offsets)
     _check(input, weight, "embedding_bag")
     padding = _padding("embedding_bag", padding_idx, weight)
     flat = input.reshape(-1)
     factors = None if per_sample_weights is None else per_sample_weights.reshape(-1)
+    if on_device(input._array) and mode != "max":
+        if max_norm is not None:
+            _shorten(flat._array, weight, max_norm, norm_type)
+        rows = apply(LookUp(padding, scale_grad_by_freq), flat, weight)
+        bags = _bag_of_each(input, offsets, include_last_offset)
+        return _reduced_there(rows, flat, factors, bags, padding, mode)
+    counts = _bags(input, offsets, include_last_offset)
     if padding is not None:
         used = flat._array != padding
         at = np.repeat(np.arange(len(counts)), counts)
@@ -119,6 +129,8 @@ def _check(input: Tensor, weight: Tensor, name: str) -> None:
     if weight.ndim != 2:
         raise ShapeError(f"{name}: expected a weight (V, D), came {tuple(weight.shape)}")
     rows = weight._array.shape[0]
+    if on_device(indices):  # looking would wait for the device
+        return
     if indices.size and (indices.min() < 0 or indices.max() >= rows):
         raise BoundsError(
             f"{name}: expected indices within 0..{rows - 1}, came {indices.min()}..{indices.max()}"
@@ -165,17 +177,55 @@ def _check_weights(mode: str, input: Tensor, weights: Tensor | None) -> None:
         )
 
 
-def _bags(input: Tensor, offsets: Tensor | None, include_last: bool) -> np.ndarray:
-    """How many rows each bag has."""
+def _check_bags(input: Tensor, offsets: Tensor | None) -> None:
     shape = input._array.shape
     if len(shape) not in (1, 2):
         raise OptionError(f"embedding_bag: expected an input of 1 or 2 dimensions, came {shape}")
-    if len(shape) == 2:
-        if offsets is not None:
-            raise OptionError(f"embedding_bag: input {shape} has bags already; leave offsets out")
-        return np.full(shape[0], shape[1])
-    if offsets is None or offsets.ndim != 1:
+    if len(shape) == 2 and offsets is not None:
+        raise OptionError(f"embedding_bag: input {shape} has bags already; leave offsets out")
+    if len(shape) == 1 and (offsets is None or offsets.ndim != 1):
         raise OptionError("embedding_bag: expected offsets of one dimension for input of one")
+
+
+def _bag_of_each(input: Tensor, offsets: Tensor | None, include_last: bool) -> tuple[Any, int]:
+    """(number of the bag of every index, number of bags), where the input lies."""
+    shape = input._array.shape
+    place = np.arange(input._array.size, like=input._array)
+    if offsets is None:
+        return place // max(shape[1], 1), shape[0]
+    starts = offsets._array[:-1] if include_last else offsets._array
+    return np.searchsorted(starts, place, side="right") - 1, len(starts)
+
+
+def _reduced_there(
+    rows: Tensor,
+    indices: Tensor,
+    factors: Tensor | None,
+    bags: tuple[Any, int],
+    padding: int | None,
+    mode: str,
+) -> Tensor:
+    """Sums or means of the rows of each bag on a GPU, which keeps its offsets to itself."""
+    number, count = bags
+    kept = np.ones_like(indices._array, bool) if padding is None else indices._array != padding
+    if padding is not None:
+        rows = rows * Tensor(kept.astype(rows._array.dtype)[:, None])
+    if factors is not None:
+        rows = rows * factors.unsqueeze(-1)
+    zeros = Tensor(np.zeros((count, rows._array.shape[1]), rows._array.dtype, like=rows._array))
+    out: Tensor = zeros.index_add(0, Tensor(number), rows)
+    if mode == "sum":
+        return out
+    held = np.zeros(count, np.int64, like=number)
+    ufuncs.at(np.add, held, number, kept.astype(np.int64))
+    return out / Tensor(np.maximum(held, 1).astype(rows._array.dtype)[:, None])
+
+
+def _bags(input: Tensor, offsets: Tensor | None, include_last: bool) -> np.ndarray:
+    """How many rows each bag has."""
+    shape = input._array.shape
+    if offsets is None:
+        return np.full(shape[0], shape[1])
     starts = to_host(offsets._array)
     if len(starts) and (starts[0] != 0 or starts[-1] > shape[0]):
         raise ShapeError(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ...autograd import no_grad
+from ...backend.arrays import on_device
 from ...errors import ArgumentError
 from ...tensors import Tensor
 from ...tensors.arithmetic import where
@@ -66,7 +67,8 @@ def gaussian_nll_loss(
         eps: least variance, whose clamping has no gradient.
 
     Raises:
-        ValueError: `var` has another shape or a negative element, or an unknown reduction.
+        ValueError: `var` has another shape or a negative element (not looked for on a GPU), or
+            an unknown reduction.
     """
     name = "gaussian_nll_loss"
     spread = _spread(name, input, var)
@@ -78,8 +80,9 @@ def gaussian_nll_loss(
         elif not _one_differs(shape, found):
             raise ArgumentError(f"{name}: var of shape {found} does not fit input {shape}")
     reduction = reduction_of(name, reduction)
-    if spread._array.size and spread._array.min() < 0:
-        raise ArgumentError(f"{name}: var has a negative entry, {spread._array.min()}")
+    values = spread._array
+    if values.size and not on_device(values) and values.min() < 0:
+        raise ArgumentError(f"{name}: var has a negative entry, {values.min()}")
     need_fit(name, input, target)
     spread = spread.clone()
     with no_grad():

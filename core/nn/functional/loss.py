@@ -136,7 +136,8 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: different shapes, or an unknown reduction.
-        RuntimeError: input values outside 0..1, or another dtype of the target.
+        RuntimeError: input values outside 0..1 (on a GPU, where looking at them would wait for
+            the device, they give nan), or another dtype of the target.
     """
     name = "binary_cross_entropy"
     reduction = reduction_of(name, reduction, size_average, reduce)
@@ -145,7 +146,7 @@ def binary_cross_entropy(
     if target._array.dtype != array.dtype:
         raise DtypeError(f"{name}: expected a target of {input.dtype} as the input, came "
                          f"{target.dtype}")  # fmt: skip
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
+    if array.size and not on_device(array) and not (array.min() >= 0 and array.max() <= 1):
         raise ShapeError(
             "binary_cross_entropy: expected input values within 0..1, came "
             f"{array.min()}..{array.max()}; use binary_cross_entropy_with_logits for raw outputs"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...backend.arrays import on
+from ...backend.arrays import constant
 from ...dtypes import FLOATING
 from ...errors import ShapeError
 from ...ops.pool import AdaptivePool, AvgPool, MaxPool, windows
@@ -86,8 +87,29 @@ def _max_indices(
     best = np.full_like(x, lowest, x.dtype, shape=(*x.shape[:2], *out), order="C")
     where = np.zeros_like(best, np.int64)
     unset = np.ones_like(best, bool)
+    for given in _met(spatial, tuple(out), kernel, stride, padding, dilation):
+        *rows, inside = (constant(a, x) for a in given)
+        grid = tuple(rows)
+        values, places = x[(..., *grid)], plane[grid]
+        better = inside & ((values > best) | unset | np.isnan(values))
+        best = np.where(better, values, best)
+        where = np.where(better, places, where)
+        unset &= ~np.broadcast_to(inside, unset.shape)
+    return where
+
+
+@functools.lru_cache(32)
+def _met(
+    spatial: Any, out: Any, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> list[tuple[np.ndarray, ...]]:
+    """For each position of the kernel: which elements its windows meet, and whether there are any.
+
+    Returns:
+        (one array of indices for each dimension, to be broadcast; bool array of the output's
+        shape).
+    """
+    found = []
     for index in np.ndindex(*kernel):
-        # Rows of the input that kernel position `index` meets, for each output position.
         rows = [
             np.arange(o) * s - p + i * d
             for o, s, p, i, d in zip(out, stride, padding, index, dilation, strict=True)
@@ -96,14 +118,8 @@ def _max_indices(
         for r, n in zip(rows, spatial, strict=True):
             inside = inside[..., None] & (r >= 0) & (r < n)
         grid = np.ix_(*[np.clip(r, 0, n - 1) for r, n in zip(rows, spatial, strict=True)])
-        grid = tuple(on(g, x) for g in grid)
-        inside = on(inside, x)
-        values, places = x[(..., *grid)], plane[grid]
-        better = inside & ((values > best) | unset | np.isnan(values))
-        best = np.where(better, values, best)
-        where = np.where(better, places, where)
-        unset &= ~np.broadcast_to(inside, unset.shape)
-    return where
+        found.append((*grid, inside))
+    return found
 
 
 def _avg_pool(
@@ -127,20 +143,24 @@ def _avg_pool(
             return apply(AvgPool(kernel, strides, paddings, ceil_mode, count_include_pad), x)
         # Sum = mean over the real elements times their number.
         mean = apply(AvgPool(kernel, strides, paddings, ceil_mode, False), x)
-        counts = _window_counts(x._array, mean._array.shape, kernel, strides, paddings)
-        return mean * counts / divisor_override
+        sizes, out = x._array.shape[2:], mean._array.shape[2:]
+        counts = _window_counts(x._array.dtype, sizes, out, kernel, strides, paddings)
+        return mean * Tensor(constant(counts, x._array)) / divisor_override
 
     return batched(name, dims, input, pool)
 
 
-def _window_counts(x: np.ndarray, out: Any, kernel: Any, stride: Any, padding: Any) -> Tensor:
+@functools.lru_cache(32)
+def _window_counts(
+    dtype: Any, sizes: Any, out: Any, kernel: Any, stride: Any, padding: Any
+) -> np.ndarray:
     """Input elements under each window, (1, 1, *S')."""
-    counts: Any = np.ones((), x.dtype)
-    for size, k, s, p, o in zip(x.shape[2:], kernel, stride, padding, out[2:], strict=True):
+    counts: Any = np.ones((), dtype)
+    for size, k, s, p, o in zip(sizes, kernel, stride, padding, out, strict=True):
         first = np.arange(o) * s - p
         held = np.minimum(first + k, size) - np.maximum(first, 0)
-        counts = counts[..., None] * held.astype(x.dtype)
-    return Tensor(on(counts[None, None], x))
+        counts = counts[..., None] * held.astype(dtype)
+    return counts[None, None]
 
 
 def _adaptive(

@@ -39,22 +39,25 @@ def taken(op: Any, like: Any) -> Any:
     count = int(np.prod(spatial))
     base = 128 if np.dtype(dtype).itemsize == 2 else 1 << 22
     apart = [-(-(d * (k - 1) + 1) // s) for k, s, d in zip(kernel, stride, dilation, strict=True)]
-    positions = np.zeros((*y_shape[:2], count), np.int64, like=like)
+    positions = np.zeros((*y_shape[:2], count + 1), np.int64, like=like)
+    planes = np.ix_(*(np.arange(n, like=like) for n in y_shape[:2]))
     for phase in itertools.product(*map(range, apart)):
         key = tuple(slice(p, None, a) for p, a in zip(phase, apart, strict=True))
         numbers = np.arange(count, like=like).reshape(spatial)[key]
-        n, c, place = (np.zeros(0, np.int64, like=like),) * 3
         which: Any = 0
+        hit: Any = False
         unit = 1
         while unit == 1 or unit < count:
             probe = np.zeros_like(like)
             probe[(slice(None), slice(None), *key)] = numbers // unit % base + 1
             found = op.backward(probe)[0].reshape(*y_shape[:2], -1)
-            n, c, place = np.nonzero(found)
-            which = which + (found[n, c, place].astype(np.int64) - 1) * unit
+            hit = found != 0
+            which = which + (found.astype(np.int64) - 1) * unit
             unit *= base
-        positions[n, c, which] = place
-    return positions
+        place = np.arange(found.shape[2], like=like)
+        # Elements that no window took go to one more place, which is left out.
+        positions[(*(p[..., None] for p in planes), np.where(hit, which, count))] = place
+    return positions[..., :count]
 
 
 def _adaptive(node: Node, grad: Any) -> tuple[Any]:

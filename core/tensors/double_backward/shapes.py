@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ...backend import ufuncs
+from ...backend.arrays import owned
 from ...errors import GradientError
 from ...ops import embedding, index, resample, shape, windows
 from ...ops.maps import LinearMap, gradient_map, transposable
@@ -154,12 +156,12 @@ def _scatter_reduce(node: Node, grad: Any) -> tuple[Any, None, Any]:
     if not op.include_self:
         kept[where] = False
     ties = kept.astype(y.dtype)
-    np.add.at(ties, where, chosen)
+    ufuncs.at(np.add, ties, where, chosen)
     ties = np.maximum(ties, 1)
 
     def to_y(s: Any) -> Any:
         full = np.zeros(y.shape, s.dtype, like=s)
-        np.add.at(full, where, np.where(chosen, s[index.corner(indices)], 0))
+        ufuncs.at(np.add, full, where, np.where(chosen, s[index.corner(indices)], 0))
         return full / ties
 
     return (
@@ -198,11 +200,10 @@ def _embedding(node: Node, grad: Any) -> tuple[None, Any]:
 
     def rows(weight: Any) -> Any:
         if op.padding_idx is not None:
-            weight = np.array(weight)
+            weight = owned(weight)
             weight[op.padding_idx] = 0
         if op.by_frequency:
-            counts = np.bincount(indices.reshape(-1), minlength=len(weight))
-            weight = weight / np.maximum(counts, 1).astype(weight.dtype)[:, None]
+            weight = weight / embedding.frequencies(indices, weight)
         return weight[indices]
 
     return None, apply(gradient_map(op, 1, rows), grad)
