@@ -58,7 +58,9 @@ def make_allgrad(
     x, target = (ag.tensor(a) for a in batch(workload, np.random.default_rng(ddp.get_rank())))
     cap = options.get("bucket_cap_mb")
     # without communication replicas differ, and are meant to
-    model = ddp.DistributedDataParallel(net, bucket_cap_mb=cap, check_replicas_every=0)
+    model = ddp.DistributedDataParallel(
+        net, bucket_cap_mb=cap, check_replicas_every=0, overlap=True
+    )
     kind, settings = optimizer_of(workload)
     optimizer = getattr(optim, kind)(net.parameters(), **settings)
     loss_of = F.nll_loss if workload == "convnet" else F.cross_entropy
@@ -75,7 +77,7 @@ def make_allgrad(
 
     def way(overlap: bool, reduction: Any) -> StepFunction:
         def run() -> Times:
-            reducer.overlap, reducer.reduction = overlap, reduction
+            reducer.choice.overlapping, reducer.reduction = overlap, reduction
             before = reducer.timer.in_backward_s
             forward, backward, optimize, _ = step()
             return forward, backward, optimize, reducer.timer.in_backward_s - before

@@ -62,7 +62,6 @@ def train(steps: int, begin: int = 0, folder: str = "", **options: Any) -> str:
     from allgrad import ddp, nn, optim
     from allgrad.utils.data import DataLoader, TensorDataset
 
-    overlap = options.pop("overlap", True)
     ag.manual_seed(7)
     rng = np.random.default_rng(0)
     pictures = ag.tensor(rng.standard_normal((186, 1, 6, 6), np.float32))
@@ -72,8 +71,6 @@ def train(steps: int, begin: int = 0, folder: str = "", **options: Any) -> str:
         nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 5),
     )  # fmt: skip
     model = ddp.DistributedDataParallel(net, logical_shards=SHARDS, **options)
-    assert model._reducer is not None
-    model._reducer.overlap = overlap
     optimizer = optim.Adam(model.parameters(), lr=0.003)
     sampler = ddp.ShardedBatchSampler(data, 32, SHARDS, seed=1)  # last batch: shards of 4 and 3
     loader = DataLoader(data, batch_sampler=sampler)

@@ -22,6 +22,7 @@ from allgrad.ddp.hook_reduction import CommHook, HookReduction
 from allgrad.ddp.logging_data import logging_data
 from allgrad.ddp.model_check import Watch, check_same_model, take_from
 from allgrad.ddp.options import CHECK_EVERY, Options
+from allgrad.ddp.overlap_choice import AUTO
 from allgrad.ddp.plan import default_cap
 from allgrad.ddp.process_group import ProcessGroup, default_group
 from allgrad.ddp.reducer import Reducer
@@ -35,6 +36,7 @@ from allgrad.timeline import active
 
 _UNUSED = ("report", "error", "ignore")
 _BUFFERS = ("broadcast", "average", "none")
+_OVERLAPS = (AUTO, True, False)
 
 
 class DistributedDataParallel(Module):
@@ -96,6 +98,9 @@ class DistributedDataParallel(Module):
         check_replicas_every: every so many steps the ranks compare digests of their parameters; if
             they differ, all ranks raise with the first parameter, the ranks, by how much, and the
             likely cause. 0: never. It travels with the step header and costs no collective.
+        overlap: whether gradients travel while backward computes (True) or all after it (False);
+            the bits are the same. "auto" overlaps, but between hosts tries both in steps 5 to 16,
+            and stays with what the slowest rank found faster, see Note [When overlapping loses].
 
     Raises:
         DistributedError: no process group; no parameter requires grad; ranks hold different models
@@ -135,6 +140,7 @@ class DistributedDataParallel(Module):
         logical_shards: int | None = None,
         threads_per_shard: int = 1,
         check_replicas_every: int = CHECK_EVERY,
+        overlap: bool | str = AUTO,
     ) -> None:
         super().__init__()
         self.device = gpus.device_of_wrapped(module, device_ids, output_device)
@@ -154,6 +160,8 @@ class DistributedDataParallel(Module):
             raise OptionError(
                 f"check_replicas_every={check_replicas_every!r}: expected a number of steps, or 0"
             )
+        if overlap not in _OVERLAPS:
+            raise OptionError.unknown("overlap", overlap, _OVERLAPS)
         self.module = module
         self.process_group = process_group if process_group is not None else default_group()
         self._dim = dim
@@ -178,6 +186,7 @@ class DistributedDataParallel(Module):
             logical_shards=logical_shards,
             threads_per_shard=threads_per_shard,
             check_every=check_replicas_every,
+            overlap=overlap if overlap != AUTO or (has_wire and not on_gpu) else True,
         )
         if self.process_group.size == 1 and logical_shards is None:
             return

@@ -23,6 +23,7 @@ class Options:
         buffers: "broadcast", "average" or "none".
         logical_shards, threads_per_shard: see `shards`.
         check_every: replicas are compared every so many steps; 0: never.
+        overlap: True, False or "auto", see `OverlapChoice`.
     """
 
     as_view: bool = True
@@ -36,3 +37,4 @@ class Options:
     logical_shards: int | None = None
     threads_per_shard: int = 1
     check_every: int = CHECK_EVERY
+    overlap: bool | str = True

@@ -34,6 +34,7 @@ from allgrad.ddp.gate import Gate, Header
 from allgrad.ddp.join import take_over
 from allgrad.ddp.layout import Layout
 from allgrad.ddp.options import Options
+from allgrad.ddp.overlap_choice import OverlapChoice
 from allgrad.ddp.reduction import MeanReduction, Reduction
 from allgrad.ddp.samples import SampleCount, scale, shares_of
 from allgrad.ddp.tail import HELD, Unused
@@ -56,7 +57,7 @@ class Reducer:
     Attributes:
         gate: as given.
         reduction: how one bucket becomes its mean over the ranks; may be replaced between steps.
-        overlap: whether buckets are launched while backward runs; otherwise all after it.
+        choice: whether buckets are launched while backward runs; otherwise all after it.
         synchronise: whether backward runs reduce; switched off by `no_sync`.
         steps: synchronised backward runs so far, those that only other ranks made included.
         samples: that forward has seen since the last synchronised backward.
@@ -75,7 +76,8 @@ class Reducer:
         options: Options,
         buffers: BufferSync | None = None,
     ) -> None:
-        self.synchronise = self.overlap = True
+        self.synchronise = True
+        self.choice = OverlapChoice(options.overlap)
         self.captured = False
         self.divide_by_initial: bool | None = None
         self._communicator = gate.communicator
@@ -220,7 +222,7 @@ class Reducer:
 
     def _push(self) -> None:
         """Launch what can be launched and let the communication go on, without waiting."""
-        if self.overlap:
+        if self.choice.overlapping:
             begin = perf_counter()
             self.gate.advance()
             self._progress()
@@ -254,6 +256,7 @@ class Reducer:
     def _reset(self) -> None:
         self.steps += 1
         self._communicator.step = self.steps
+        self.choice.begin()
         self._running, self._started = True, False
         self._left = len(self._params)  # gradients that have not arrived
         self._arrived = [False] * self._left
@@ -433,6 +436,7 @@ class Reducer:
         if self._buffers is not None:
             self._buffers.finish()
         self.timer.end_step(begin)
+        self.choice.end(self._serving)
         if not self._serving:
             self._give_back()
         self.gate.finish(self._epilogue)
@@ -461,6 +465,7 @@ class Reducer:
             self.timer.collectives += 1
             self._layout.cut(order)
             self._take_layout()
+        self.timer.collectives += self.choice.settle(self._communicator)
         self.captured = False
 
     def abandon(self) -> None:

@@ -59,10 +59,8 @@ def train(
     ag.manual_seed(7)
     data = images(count)
     model = ddp.DistributedDataParallel(
-        Net(), logical_shards=shards, unused_parameters="ignore", **options
+        Net(), logical_shards=shards, unused_parameters="ignore", overlap=overlap, **options
     )
-    assert model._reducer is not None
-    model._reducer.overlap = overlap
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     ag.manual_seed(1000 + ddp.get_rank())  # what the user draws must not count
     sampler = ddp.ShardedBatchSampler(data, 32, shards, seed=1)
