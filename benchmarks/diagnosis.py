@@ -55,6 +55,8 @@ def main() -> None:
     if options.priority and os.geteuid() != 0:
         parser.error("--priority needs root")
     if options.worker:
+        if options.priority:
+            _lift_session()
         _work(options.workloads, options.steps)
         return
     load = [os.getloadavg()]
@@ -78,6 +80,7 @@ def _run(options: argparse.Namespace) -> list[dict[str, Any]]:
     mpiexec = Path(sys.executable).with_name("mpiexec")
     nice = ["nice", "-n", "-20"] if options.priority else []
     command = [*nice, str(mpiexec), "-n", str(options.ranks), sys.executable, __file__, "--worker",
+               *(["--priority"] if options.priority else []),
                "--steps", str(options.steps), "--workloads", *options.workloads]  # fmt: skip
     done = subprocess.run(
         command,
@@ -89,6 +92,13 @@ def _run(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return rows
+
+
+def _lift_session() -> None:
+    """Linux weighs sessions first, and `nice` only inside of one; mpiexec gives ranks their own."""
+    group = Path("/proc/self/autogroup")
+    if group.exists():
+        group.write_text("-20")
 
 
 def _work(names: list[str], steps: int) -> None:
