@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import workloads
 from numpy.typing import NDArray
+from priority import lift_session
 
 BOUND = 0.01  # the most that diagnosis may cost, as a share of the step
 WORKLOADS = ("mlp", "convnet", "resnet20")
@@ -55,8 +56,7 @@ def main() -> None:
     if options.priority and os.geteuid() != 0:
         parser.error("--priority needs root")
     if options.worker:
-        if options.priority:
-            _lift_session()
+        lift_session()
         _work(options.workloads, options.steps)
         return
     load = [os.getloadavg()]
@@ -80,7 +80,6 @@ def _run(options: argparse.Namespace) -> list[dict[str, Any]]:
     mpiexec = Path(sys.executable).with_name("mpiexec")
     nice = ["nice", "-n", "-20"] if options.priority else []
     command = [*nice, str(mpiexec), "-n", str(options.ranks), sys.executable, __file__, "--worker",
-               *(["--priority"] if options.priority else []),
                "--steps", str(options.steps), "--workloads", *options.workloads]  # fmt: skip
     done = subprocess.run(
         command,
@@ -92,13 +91,6 @@ def _run(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return rows
-
-
-def _lift_session() -> None:
-    """Linux weighs sessions first, and `nice` only inside of one; mpiexec gives ranks their own."""
-    group = Path("/proc/self/autogroup")
-    if group.exists():
-        group.write_text("-20")
 
 
 def _work(names: list[str], steps: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from priority import lift_session
 from workloads import BATCHES, batch, build, optimizer_of
 
 # Seconds of forward, of backward with all waiting, of the optimizer, and of calls during backward
@@ -124,6 +125,7 @@ def make_torch(
 
 def main() -> None:
     """Connect, build, then obey ``{"steps": n}`` until the driver hangs up."""
+    lift_session()
     path, name, workload, given = sys.argv[1:]
     options = json.loads(given)
     rank = int(os.environ.get("RANK") or os.environ.get("PMI_RANK") or 0)
