@@ -10,8 +10,7 @@ communicator. May import: `plan`, `bucket`, `gate`, `reduction`, `tail`, `buffer
     end of run      launch what is left, wait for all, look at the tail
     epilogue        what follows from the tail: errors, reports, a better order of the buckets
 
-Which collectives are issued when depends on the program alone, never on time: see Note [Order of
-collectives] in `gate`.
+Which collectives are issued when depends on the program alone: Note [Order of collectives], `gate`.
 """
 
 from __future__ import annotations
@@ -93,8 +92,7 @@ class Reducer:
         self._number = gate.register(self)
         self.label = f"{type(module).__name__} (wrapped model {self._number})"
         self._runs = 0  # backward runs since the last synchronised one
-        self._local_run = False
-        self._running = False
+        self._local_run = self._running = False
         self._header: Header | None = None
         self._stepping: list[int] = []  # the ranks that make this step
         self._factor = 1.0  # by which this rank's gradients are multiplied, see Note [Shares]
@@ -329,9 +327,8 @@ class Reducer:
         else:
             self._stepping = header.ranks(gates.Kind.STEP)
             samples = header.rows[:, gates.SAMPLES].tolist()
-            shares = shares_of(
-                samples, self._stepping, self._options.weighted, self.divide_by_initial
-            )
+            weighted = self._options.weighted
+            shares = shares_of(samples, self._stepping, weighted, self.divide_by_initial)
         self._factor = 1.0 if shares is None else size * shares[self._communicator.rank]
         if not self._serving:
             self._runs = 0
@@ -363,11 +360,10 @@ class Reducer:
 
     def _take_in_missing(self, bucket: Bucket) -> None:
         """Gradients that have not arrived are zero, or what was accumulated before."""
-        arrived = self._arrived
         if self._left == 0:
             return
         for place, index in enumerate(bucket.indices):
-            if not arrived[index]:
+            if not self._arrived[index]:
                 param, view = bucket.params[place], bucket.views[place]
                 if param.grad is None:
                     view[...] = 0
@@ -490,8 +486,7 @@ class Reducer:
         finally:
             self._serving = False
         for param, grad in zip(self._params, kept, strict=True):
-            if param.grad is not None:
-                assert grad is not None
+            if grad is not None and param.grad is not None:
                 param.grad._array[...] = grad
 
     def take_over(self, root: int) -> None:
