@@ -54,9 +54,23 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def to_other_device(array: Any, index: int) -> Any:
-    """A copy on another device."""
+    """A copy on another device.
+
+    CuPy's own copy between devices puts nothing in order with what the streams of the two do.
+    """
+    with device.At(int(array.device.id)):
+        source = cupy.array(array, order="K")  # dense, and nobody else's
+        there = device.stream()
+        written = there.record()
+    order, back = _orders(source)
     with device.At(index):
-        return cupy.array(array, order="K")
+        out = cupy.empty([source.shape[i] for i in order], source.dtype)
+        here = device.stream()
+        here.wait_event(written)
+        out.data.copy_from_device_async(source.data, source.nbytes, here)
+        read = here.record()
+    there.wait_event(read)  # before the memory of `source` is used again
+    return out.transpose(back)
 
 
 def pinned(array: np.ndarray) -> np.ndarray:

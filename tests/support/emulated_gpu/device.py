@@ -167,15 +167,29 @@ def download(array: Any, stream: Any, order: str, out: Any, blocking: bool) -> A
 
 
 def from_other(array: Any) -> Any:
-    """A copy of an array of another device on this thread's current one."""
+    """A copy of an array of another device on this thread's current one.
+
+    As in CuPy: first a copy there, on that device's current stream, then one from device to device
+    on this one's, and nothing but CUDA's default stream puts the two in order.
+    """
+    what, here, there = "a copy from another device", thread.device, array._memory.chunk.device
+    thread.device = there
+    try:
+        copy = run(np.copy, (array,), {}, what)
+    finally:
+        thread.device = here
     stream = streams.current()
+    no_capture(what)
     stream.settle()
-    no_capture("a copy from another device")
     with LOCK:
-        made = placed(array._host)
+        if not stream.ptr:
+            streams.follow_all(stream, (here, there))
+        made = placed(copy._host)
         tick = stream.begin()
-        hazards.use(stream, "a copy from another device", tick, [extent(array)], False)
-        hazards.use(stream, "a copy from another device", tick, [extent(made)], True)
+        hazards.use(stream, what, tick, [extent(copy)], False)
+        hazards.use(stream, what, tick, [extent(made)], True)
+        if not stream.ptr:
+            streams.go_first(stream, (here, there))
     return made
 
 

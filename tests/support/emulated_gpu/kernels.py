@@ -10,7 +10,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from support.emulated_gpu import compiler, device, memory
+from support.emulated_gpu import compiler, device, memory, state
 from support.emulated_gpu.array import ndarray
 
 MAX_THREADS, MAX_GRID_YZ, STATIC_SHARED, MAX_SHARED = 1024, 65535, 48 << 10, 227 << 10
@@ -33,6 +33,7 @@ class _Run(ctypes.Structure):
         ("next", ctypes.c_uint),
         ("current", ctypes.c_uint),
         ("done", ctypes.c_uint),
+        ("backwards", ctypes.c_uint),
         ("warp_done", ctypes.c_uint * 32),
         ("dynamic_shared", ctypes.c_void_p),
         ("dynamic_bytes", ctypes.c_ulonglong),
@@ -207,6 +208,7 @@ def _launch(
         count=sizes[3] * sizes[4] * sizes[5],
         dynamic_shared=memory.ctypes.data + -memory.ctypes.data % 128,
         dynamic_bytes=shared,
+        backwards=state.settings.backwards,
         error=ctypes.addressof(error),
     )
     if kernel.launch(ctypes.addressof(run)):  # type: ignore[operator]

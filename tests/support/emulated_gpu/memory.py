@@ -189,6 +189,52 @@ class MemoryPointer:
         """An array on this memory."""
         return np.ndarray(shape, dtype, self.mem, self._offset, strides, order)
 
+    def copy_from_device_async(self, src: MemoryPointer, size: int, stream: Any = None) -> None:
+        """Copy bytes of this or another device."""
+        if size:
+            source, target = (p.mem.chunk.view(p.ptr, (size,), "u1", None) for p in (src, self))
+            self._launch(
+                "memcpyAsync", lambda: np.copyto(target, source), [(src.ptr, size)], size, stream
+            )
+
+    copy_from_device = copy_from_device_async
+
+    def memset_async(self, value: int, size: int, stream: Any = None) -> None:
+        """Set bytes."""
+        if size:
+            target = self.mem.chunk.view(self.ptr, (size,), "u1", None)
+            self._launch("memsetAsync", lambda: target.fill(value), [], size, stream)
+
+    memset = memset_async
+
+    def copy_from_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
+        """Copy bytes of the host, an address or a pointer of ctypes; not while capturing."""
+        self._host_copy("copy_from_host_async", mem, size, stream, True)
+
+    def copy_to_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
+        """Copy bytes to the host; there once the stream is done."""
+        self._host_copy("copy_to_host_async", mem, size, stream, False)
+
+    def _host_copy(self, what: str, mem: Any, size: int, stream: Any, to_device: bool) -> None:
+        from support.emulated_gpu import device
+
+        device.no_capture(what, stream)
+        address = mem if isinstance(mem, int) else ctypes.cast(mem, ctypes.c_void_p).value
+        to, origin = (self.ptr, address) if to_device else (address, self.ptr)
+        place = [(self.ptr, size)] if size else []
+        device.launch(
+            what,
+            lambda: ctypes.memmove(to, origin, size),
+            [] if to_device else place,
+            place if to_device else [],
+            stream,
+        )
+
+    def _launch(self, what: str, action: Any, reads: Any, size: int, stream: Any) -> None:
+        from support.emulated_gpu import device
+
+        device.launch(what, action, reads, [(self.ptr, size)], stream)
+
 
 class UnownedMemory:
     """Memory that another library made: the object for `MemoryPointer`."""

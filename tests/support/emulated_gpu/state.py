@@ -18,6 +18,9 @@ TIMEOUT_S = 60.0  # how long work waits for other ranks before that is an error
 
 class _Settings:
     devices = 1
+    # Threads and blocks of kernels run in the opposite order: a kernel that lacks a barrier then
+    # gives something else.
+    backwards = False
     # Bytes that a device has: as many as one of today has, of which nothing is reserved.
     memory_bytes = 141 << 30
 

@@ -332,6 +332,20 @@ def synchronize_device(index: int) -> None:
             _over(stream.clock)
 
 
+def follow_all(stream: Stream, devices: tuple[int, ...]) -> None:
+    """What comes next in a stream waits for all work of some devices."""
+    for other in [*_by_pointer.values(), *_null.values()]:
+        if other.device_id in devices:
+            stream._follow(other)
+
+
+def go_first(stream: Stream, devices: tuple[int, ...]) -> None:
+    """All that comes later on some devices waits for a stream."""
+    for other in [*_by_pointer.values(), *_null.values()]:
+        if other.device_id in devices and other is not stream:
+            other._follow(stream)
+
+
 def capturing() -> Recording | None:
     """What notes the work of this thread's current stream."""
     return current().capture

@@ -18,7 +18,7 @@ from support.emulated_gpu.errors import (
     MemoryFault,
     StreamHazard,
 )
-from support.emulated_gpu.state import thread
+from support.emulated_gpu.state import settings, thread
 
 SOURCE = r"""
 extern "C" __global__ void index(int* y) {
@@ -256,6 +256,37 @@ def test_devices_do_not_mix(cupy):
         assert (y + 1).tolist() == [2] * 4
     with pytest.raises(CUDARuntimeError, match="invalid device ordinal"):
         cupy.cuda.Device(2).use()
+
+
+def test_copies_between_devices_are_ordered_by_hand(cupy, streams):
+    with streams[0]:
+        x = cupy.arange(1, 6, dtype=np.float32)
+        with cupy.cuda.Device(1), cupy.cuda.Stream(non_blocking=True) as other:
+            with pytest.raises(StreamHazard, match="a copy from another device"):
+                cupy.array(x)
+            y = cupy.empty(5, np.float32)
+            other.wait_event(streams[0].record())
+            y.data.copy_from_device_async(x.data, x.nbytes, other)
+            y.data.memset_async(0, 4)
+            assert y.tolist() == [0, 2, 3, 4, 5]
+
+
+def test_a_missing_barrier_shows_in_the_other_order(cupy, kernel, monkeypatch):
+    source = """extern "C" __global__ void shifted(int* y) {
+      __shared__ int all[8];
+      all[threadIdx.x] = threadIdx.x;
+      y[threadIdx.x] = threadIdx.x ? all[threadIdx.x - 1] : 7;
+    }"""
+    y, shifted = cupy.zeros(8, np.int32), cupy.RawModule(code=source).get_function("shifted")
+    shifted((1,), (8,), (y,))
+    assert y.tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
+    monkeypatch.setattr(settings, "backwards", True)
+    other = cupy.RawModule(code=source + "// again").get_function("shifted")
+    other((1,), (8,), (y,))
+    assert y.tolist() != [7, 0, 1, 2, 3, 4, 5, 6]
+    x, total = cupy.arange(100, dtype=np.float32), cupy.zeros(1, np.float32)
+    kernel("total")((1,), (64,), (x, total, np.int32(100)))
+    assert total.item() == 4950
 
 
 # -- order of streams ------------------------------------------------------------------------------

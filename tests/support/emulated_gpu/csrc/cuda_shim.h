@@ -321,7 +321,8 @@ template <typename... A, void (*F)(A...)> struct emu_kernel<F> {
   template <int... I> static void work(emu_run* run, emu_list<I...>) {
     const unsigned width = run->block.x, height = run->block.y;
     while (run->next < run->count) {
-      const unsigned t = run->next++;
+      const unsigned t = run->backwards ? run->count - 1 - run->next : run->next;
+      ++run->next;
       run->current = t;
       threadIdx.x = t % width;
       threadIdx.y = t / width % height;

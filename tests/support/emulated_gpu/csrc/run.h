@@ -10,13 +10,14 @@ enum emu_exchange { EMU_SHUFFLE, EMU_BALLOT, EMU_SYNC, EMU_ADD, EMU_MIN, EMU_MAX
 enum emu_vote { EMU_COUNT, EMU_AND, EMU_OR };
 
 // One launch. `next` threads of the block at hand have been started; the function `threads` starts
-// the others one after the other, in loops, until one of them has to wait.
+// the others one after the other, in loops, until one of them has to wait. `backwards`: blocks and
+// threads come in the opposite order.
 struct emu_run {
   void (*threads)(emu_run*);
   void (*place)(const emu_index* block);
   void** args;
   emu_index grid, block;
-  unsigned count, next, current, done;
+  unsigned count, next, current, done, backwards;
   unsigned warp_done[32];  // lanes that have left the kernel
   char* dynamic_shared;
   emu_u64 dynamic_bytes;

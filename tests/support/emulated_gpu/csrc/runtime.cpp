@@ -305,18 +305,18 @@ int emu_launch(emu_run* run) {
   run->error[0] = 0;
   catch_faults();
   if (!sigsetjmp(broken, 0)) {
-    emu_index b;
+    const emu_u64 w = run->grid.x, h = run->grid.y, blocks = w * h * run->grid.z;
     bool good = true;
-    for (b.z = 0; good && b.z < run->grid.z; ++b.z)
-      for (b.y = 0; good && b.y < run->grid.y; ++b.y)
-        for (b.x = 0; good && b.x < run->grid.x; ++b.x) {
-          run->place(&b);
-          good = one_block(run);
-          if (!good) {
-            const size_t end = strlen(run->error);
-            snprintf(run->error + end, 1024 - end, "; block (%u, %u, %u)", b.x, b.y, b.z);
-          }
-        }
+    for (emu_u64 i = 0; good && i < blocks; ++i) {
+      const emu_u64 at = run->backwards ? blocks - 1 - i : i;
+      const emu_index b = {(unsigned)(at % w), (unsigned)(at / w % h), (unsigned)(at / w / h)};
+      run->place(&b);
+      good = one_block(run);
+      if (!good) {
+        const size_t end = strlen(run->error);
+        snprintf(run->error + end, 1024 - end, "; block (%u, %u, %u)", b.x, b.y, b.z);
+      }
+    }
   }
   release_faults();
   return run->error[0] != 0;
