@@ -125,7 +125,7 @@ def uploaded(array: Any, what: str = "cupy.array") -> Any:
 
 def upload(array: Any, values: Any, stream: Any) -> None:
     """`ndarray.set`."""
-    stream = stream or streams.current()
+    stream = stream or streams.current(array._memory.chunk.device)
     no_capture("ndarray.set()", stream)
     if not isinstance(values, np.ndarray):
         raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
@@ -144,7 +144,7 @@ def upload(array: Any, values: Any, stream: Any) -> None:
 
 def download(array: Any, stream: Any, order: str, out: Any, blocking: bool) -> Any:
     """`ndarray.get`."""
-    stream = stream or streams.current()
+    stream = stream or streams.current(array._memory.chunk.device)
     no_capture("ndarray.get()", stream)
     host = array._host
     if out is not None:
@@ -265,7 +265,6 @@ def run(
     arrays: list[Any] = []
     host = [unwrapped(a, arrays) for a in args]
     named = {k: unwrapped(v, arrays) for k, v in kwargs.items()} if kwargs else kwargs
-    check_device(arrays)
     stream = streams.current()
     what = what or f"cupy.{getattr(function, '__name__', 'function')}"
     counts["calls"] += 1
@@ -273,6 +272,8 @@ def run(
     if out is not None:
         out = out[0] if type(out) is tuple and len(out) == 1 else out
         writes = [*writes, *(o for o in (out if type(out) is tuple else (out,)) if o is not None)]
+    if writes or stream.capture is not None:
+        check_device(arrays)
     if stream.capture is not None:
         from support.emulated_gpu import noting
 
@@ -287,6 +288,7 @@ def run(
         fresh: list[Any] = []
         value = wrapped(result, fresh) if out is None else out
         if fresh or writes:  # else a view: nothing was read or written
+            check_device(arrays)
             tick = stream.begin()
             hazards.use(stream, what, tick, only_read(arrays, writes), False)
             hazards.use(stream, what, tick, [extent(a) for a in (*writes, *fresh)], True)
