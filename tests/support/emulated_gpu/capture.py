@@ -136,8 +136,12 @@ class Graph:
         ).start()
 
     def _run(self) -> None:
-        for _, action in self._recording.actions:
-            action()
+        before, state.thread.replaying = state.thread.replaying, True
+        try:
+            for _, action in self._recording.actions:
+                action()
+        finally:
+            state.thread.replaying = before
 
     def _run_for(self, whole: Pending) -> None:
         state.thread.device = self._device

@@ -148,7 +148,7 @@ def chunk_at(ptr: int, what: str, live: bool = True) -> Chunk:
     chunk = _chunks[at] if at >= 0 else None
     if chunk is None or ptr >= chunk.ptr + max(chunk.room, 1):
         raise MemoryFault(f"{what}: the address {ptr:#x} is not in the GPU's memory")
-    if live and not chunk.live:
+    if live and not chunk.live and not thread.replaying:  # a graph knows what is its own
         raise MemoryFault(
             f"{what}: the address {ptr:#x} is in memory that was given back to the pool; keep the "
             "array as long as it is in use"

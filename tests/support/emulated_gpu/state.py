@@ -34,6 +34,7 @@ class _Thread(threading.local):
         self.streams: dict[int, Stream] = {}  # the current one by device
         self.hooks: dict[str, Any] = {}
         self.allocator: Any = None
+        self.replaying = False  # the work of a graph is being done
 
 
 thread = _Thread()

@@ -17,7 +17,7 @@ from support.emulated_gpu.state import thread
 BF16 = ml_dtypes.bfloat16
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cupy():
     before = thread.device, dict(thread.streams)
     with emulated_gpu() as module:

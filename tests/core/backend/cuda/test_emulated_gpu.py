@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 import numpy as np
@@ -75,7 +74,7 @@ extern "C" __global__ void add_scaled(float* y, const float* x, float by) {
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cupy():
     before = thread.device, dict(thread.streams)
     with emulated_gpu(devices=2) as module:
@@ -84,7 +83,7 @@ def cupy():
         thread.device, thread.streams = before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def kernel(cupy):
     module = cupy.RawModule(code=SOURCE, name_expressions=("reversed<double>",))
     return module.get_function
@@ -223,11 +222,10 @@ def test_memory_is_used_again_per_stream(cupy, streams):
 
 
 def test_views_keep_memory(cupy):
-    pool = cupy.get_default_memory_pool()
-    before = pool.used_bytes()
-    view = cupy.arange(1000, dtype=np.float32).reshape(10, 100)[::2].T
-    gc.collect()
-    assert pool.used_bytes() == before + 4096
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        view = cupy.arange(1000, dtype=np.float32).reshape(10, 100)[::2].T
+    assert pool.used_bytes() == 4096
     assert view[3].tolist() == [3.0, 203.0, 403.0, 603.0, 803.0]
 
 

@@ -19,7 +19,7 @@ from support.emulated_gpu.state import thread
 RANKS = 3
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cupy():
     before = thread.device, dict(thread.streams)
     with emulated_gpu(devices=RANKS) as module:
