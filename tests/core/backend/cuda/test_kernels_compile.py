@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from support import nvrtc
 
@@ -24,21 +22,10 @@ def _compiler() -> None:
         pytest.skip(missing)
 
 
-@pytest.fixture(scope="module")
-def builds(_compiler):
-    """All builds under way, two at a time: the library works without Python's lock."""
-    options = [(*nvrtc.OPTIONS, f"-DTYPES={types}") for _, _, types in BUILDS]
-    with ThreadPoolExecutor(2) as pool:
-        yield {
-            build: pool.submit(nvrtc.kept, source(build[0]), build[1], flags)
-            for build, flags in zip(BUILDS, options, strict=True)
-        }
-
-
 @pytest.mark.parametrize("build", BUILDS, ids=lambda b: f"{b[0]}-{b[1]}")
-def test_kernels_compile_without_spills(builds, build):
-    file, _, types = build
-    log = builds[build].result()
+def test_kernels_compile_without_spills(build):
+    file, arch, types = build
+    log = nvrtc.kept(source(file), arch, (*nvrtc.OPTIONS, f"-DTYPES={types}"))
     assert "warning" not in log, log
     used = nvrtc.usage(log)
     threads = {s: k.threads for k in KERNELS.values() if k.file == file for s in k.symbols()}
