@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from support.emulated_gpu import cudnn_math as math
 from support.emulated_gpu import device, state, streams
-from support.emulated_gpu.numbers import BFLOAT16, extent_bytes, read, tf32, write
+from support.emulated_gpu.numbers import BFLOAT16, at, extent_bytes, read, tf32, write
 
 data_type = enum.Enum("data_type", "NOT_SET FLOAT HALF BFLOAT16")
 heur_mode = enum.Enum("heur_mode", "A B FALLBACK")
@@ -368,7 +368,7 @@ class pygraph:  # noqa: N801 - the real one's name
         def action() -> None:
             _evaluate(self._nodes, pointers, plan, self._io)
             if plan.workspace:
-                device.at(workspace, (plan.workspace,), np.uint8)[...] = 0xFF
+                at(workspace, (plan.workspace,), np.uint8, (1,))[...] = 0xFF
 
         stream = streams.by_pointer(handles[handle]["stream"])
         device.launch(f"cuDNN {what}", action, reads, writes, stream)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from support.emulated_gpu import cudnn_module, device, streams
-from support.emulated_gpu.numbers import BFLOAT16, read, write
+from support.emulated_gpu.numbers import BFLOAT16, at, read, write
 
 SUCCESS, BAD_PARAM, NOT_SUPPORTED = 0, 2000, 3000
 _DTYPES = {0: np.dtype(np.float32), 2: np.dtype(np.float16), 9: BFLOAT16}
@@ -65,11 +65,11 @@ def _layout(rnn: dict[str, Any]) -> tuple[list[tuple[int, int]], int]:
     gates, hidden, inputs = _GATES[rnn["cell"]], rnn["hidden"], rnn["inputs"]
     first = _GAP
     matrices = [first + g * hidden * inputs for g in range(gates)]
-    at = first + gates * hidden * inputs + _GAP
-    matrices += [at + g * (hidden * hidden + _GAP) for g in range(gates)]
-    at += gates * (hidden * hidden + _GAP)
-    biases = [at + g * hidden for g in range(2 * gates)] if rnn["bias"] else [-1] * (2 * gates)
-    return list(zip(matrices, biases, strict=True)), at + 2 * gates * hidden
+    next_ = first + gates * hidden * inputs + _GAP
+    matrices += [next_ + g * (hidden * hidden + _GAP) for g in range(gates)]
+    next_ += gates * (hidden * hidden + _GAP)
+    biases = [next_ + g * hidden for g in range(2 * gates)] if rnn["bias"] else [-1] * (2 * gates)
+    return list(zip(matrices, biases, strict=True)), next_ + 2 * gates * hidden
 
 
 def _weight_space(handle: int, descriptor: int, target: int) -> int:
@@ -88,8 +88,8 @@ def _weight_params(
     if layer or not 0 <= number < len(places):
         return BAD_PARAM
     itemsize = rnn["dtype"].itemsize
-    at, bias_at = places[number]
-    ctypes.c_void_p.from_address(matrix_at).value = space + at * itemsize
+    offset, bias_at = places[number]
+    ctypes.c_void_p.from_address(matrix_at).value = space + offset * itemsize
     ctypes.c_void_p.from_address(vector_at).value = (
         None if bias_at < 0 else space + bias_at * itemsize
     )
@@ -188,10 +188,10 @@ class _Cell:
 
 def _rows(lengths: list[int]) -> list[list[int]]:
     """The packed rows of each sequence."""
-    starts, at = [], 0
+    starts, row = [], 0
     for t in range(lengths[0]):
-        starts.append(at)
-        at += sum(length > t for length in lengths)
+        starts.append(row)
+        row += sum(length > t for length in lengths)
     return [[starts[t] + i for t in range(length)] for i, length in enumerate(lengths)]
 
 
@@ -218,7 +218,8 @@ class _Call:
         return [] if ptr is None else [(ptr, rows * width * self.dtype.itemsize)]
 
     def reserve(self, ptr: int) -> np.ndarray:
-        return device.at(ptr, (1 + self.total * (self.inputs + 2 * self.wide),), np.float32)
+        count = 1 + self.total * (self.inputs + 2 * self.wide)
+        return at(ptr, (count,), np.float32, (1,))
 
     def unroll(self, cell: _Cell, x: np.ndarray, h0: np.ndarray, c0: np.ndarray) -> list[Any]:
         """All steps of all sequences."""
@@ -260,7 +261,7 @@ def _forward(
             call.put(cy, c)
         held = call.reserve(reserve)
         held[0], held[1 : 1 + source.size] = _FORWARD, source.ravel()
-        device.at(work, (work_bytes,), np.uint8)[...] = 0xFF
+        at(work, (work_bytes,), np.uint8, (1,))[...] = 0xFF
 
     states = call.place(hx, n, hidden) + call.place(cx, n, hidden)
     written = call.place(hy, n, hidden) + call.place(cy, n, hidden)
@@ -343,10 +344,10 @@ def _backward_weights(
         size = call.total * call.inputs
         both = held[1 + size :].reshape(2, call.total, gates, hidden)
         places, _ = _layout(call.rnn)
-        for number, (at, bias_at) in enumerate(places):
+        for number, (matrix_at, bias_at) in enumerate(places):
             grads = both[number // gates, :, number % gates]
             share = grads.T @ (source if number < gates else before)
-            _add(call, dweights, at, share)
+            _add(call, dweights, matrix_at, share)
             if bias_at >= 0:
                 _add(call, dweights, bias_at, grads.sum(axis=0)[None])
 
@@ -360,8 +361,8 @@ def _backward_weights(
 
 
 def _add(call: _Call, space: int, offset: int, share: np.ndarray) -> None:
-    at = space + offset * call.dtype.itemsize
-    call.put(at, call.get(at, *share.shape) + share)
+    ptr = space + offset * call.dtype.itemsize
+    call.put(ptr, call.get(ptr, *share.shape) + share)
 
 
 _P = c_void_p

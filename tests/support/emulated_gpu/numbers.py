@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from support.emulated_gpu import device
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -17,18 +17,26 @@ def extent_bytes(dims: Sequence[int], strides: Sequence[int], itemsize: int) -> 
     return (1 + sum((n - 1) * s for n, s in zip(dims, strides, strict=True))) * itemsize
 
 
+def at(ptr: int, dims: Sequence[int], dtype: Any, strides: Sequence[int]) -> np.ndarray:
+    """Memory at an address that `device.launch` was told of; strides in elements.
+
+    A graph may be launched when the arrays of its capture are gone: nothing is looked up here.
+    """
+    dtype = np.dtype(dtype)
+    buffer = (ctypes.c_uint8 * extent_bytes(dims, strides, dtype.itemsize)).from_address(ptr)
+    return np.ndarray(tuple(dims), dtype, buffer, 0, [s * dtype.itemsize for s in strides])
+
+
 def read(ptr: int, dims: Sequence[int], dtype: Any, strides: Sequence[int]) -> np.ndarray:
     """The values at an address in float32 (float64 stays); strides in elements."""
     dtype = np.dtype(dtype)
-    found = device.at(ptr, dims, dtype, [s * dtype.itemsize for s in strides])
-    return found.astype(np.float64 if dtype == np.float64 else np.float32)
+    wide = np.float64 if dtype == np.float64 else np.float32
+    return at(ptr, dims, dtype, strides).astype(wide)
 
 
 def write(ptr: int, values: np.ndarray, dtype: Any, strides: Sequence[int]) -> None:
     """Round and store values at an address; strides in elements."""
-    dtype = np.dtype(dtype)
-    target = device.at(ptr, values.shape, dtype, [s * dtype.itemsize for s in strides])
-    target[...] = values.astype(dtype)
+    at(ptr, values.shape, dtype, strides)[...] = values.astype(dtype)
 
 
 def tf32(values: np.ndarray) -> np.ndarray:
