@@ -195,6 +195,24 @@ class Backend(
         """Normalise with given statistics."""
         ...
 
+    def batch_norm_running(
+        self,
+        running_mean: Array,
+        running_var: Array,
+        mean: Array,
+        var: Array,
+        momentum: float,
+        count: int,
+    ) -> None:
+        """Move running statistics towards a batch's, in place.
+
+        Args:
+            var: biased; the running one moves towards the unbiased.
+            momentum: the share of the batch.
+            count: elements per channel.
+        """
+        ...
+
     def layer_norm_forward(
         self, x: Array, axes_count: int, weight: Array | None, bias: Array | None, eps: float
     ) -> tuple[Array, Array, Array]:

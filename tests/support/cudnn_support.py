@@ -3,7 +3,7 @@
 Two steps, as the emulated GPU and the real cuDNN do not fit into one process:
 
     python tests/support/cudnn_support.py trace problems.json     # in the development environment
-    python tests/support/cudnn_support.py plan problems.json tests/core/backend/cuda/cudnn_support.json
+    python tests/support/cudnn_support.py plan problems.json cudnn_support.json
 
 The second one needs cudnn-frontend, cuDNN, cuBLAS and NVRTC of the versions that the result is to
 speak of (`pip install nvidia-cudnn-frontend==1.23.0 nvidia-cudnn-cu13 nvidia-cublas
@@ -201,23 +201,23 @@ def traced(make: Any, image: tuple[int, ...], dtype: Any, channels_last: bool = 
         return lambda *_: None
 
     kept = cudnn_plans.Plans.add, cudnn_plans.Plans.get
-    cudnn_plans.Plans.add, cudnn_plans.Plans.get = add, lambda self, key: None  # type: ignore
+    cudnn_plans.Plans.add, cudnn_plans.Plans.get = add, lambda self, key: None  # type: ignore[method-assign]
     try:
         model = make().to(device="cuda", dtype=dtype)
-        x = ag.zeros(2, *image, device="cuda", dtype=dtype)
+        x = ag.zeros(1, *image, device="cuda", dtype=dtype)
         if channels_last:
             x = x.to(memory_format=ag.channels_last)
         model(x).sum().backward()
     finally:
-        cudnn_plans.Plans.add, cudnn_plans.Plans.get = kept  # type: ignore
+        cudnn_plans.Plans.add, cudnn_plans.Plans.get = kept  # type: ignore[method-assign]
     return found
 
 
 def trace(target: Path) -> None:
     """Write the problems of all networks and types."""
-    import allgrad as ag
-
     from support.emulated_gpu import emulated_gpu
+
+    import allgrad as ag
 
     found: set[Any] = set()
     with emulated_gpu():
@@ -226,7 +226,7 @@ def trace(target: Path) -> None:
                 found |= traced(make, image, dtype)
     rows = [{"kind": type(p).__name__, **dataclasses.asdict(p)} for p in sorted(found, key=repr)]
     target.write_text(json.dumps(rows))
-    print(f"{len(rows)} problems")
+    sys.stdout.write(f"{len(rows)} problems\n")
 
 
 # -- plan ----------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def plan(source: Path, target: Path) -> None:
     rows = {}
     for number, problem in enumerate(problems, 1):
         rows[repr(problem)] = {d: _asked(module, problem, d, p) for d, p in props.items()}
-        print(f"{number}/{len(problems)} {problem}", file=sys.stderr)
+        sys.stderr.write(f"{number}/{len(problems)} {problem}\n")
     about = {
         "cudnn": module.backend_version(),
         "frontend": module.__version__,

@@ -16,6 +16,7 @@ from ...backends import cudnn as settings
 from ...errors import Unsupported
 from ..protocol import Array, Dims, output_size
 from .base import element_type, fast, require_elements
+from .cudnn import address
 from .cudnn_base import CudnnBase, aligned, empty_channels_last
 from .cudnn_graphs import ConvForward, ConvInput, ConvWeight, spatial
 
@@ -49,11 +50,11 @@ class CudaConv(CudnnBase):
         y_shape = _result(x.shape, weight.shape, stride, padding, dilation)
         source, filters = self.channels_last(x, channels), self._filters(weight, channels)
         y = empty_channels_last(y_shape, x.dtype)
-        addresses = [source.data.ptr, filters.data.ptr]
+        addresses = [address(source), address(filters)]
         if fused:  # ReLU without a bias has no precompiled kernel; with one it has many
             offset = self.constant(0, len(weight), io, x.dtype) if bias is None else aligned(bias)
-            addresses.append(offset.data.ptr)
-        addresses.append(y.data.ptr)
+            addresses.append(address(offset))
+        addresses.append(address(y))
         if plan is None:
             shapes = _shapes(io, x.shape, weight.shape, y_shape, channels)
             problem = ConvForward(
@@ -86,7 +87,7 @@ class CudaConv(CudnnBase):
         _require_window(stride)
         source, filters = self.channels_last(grad_y), self._filters(weight, 0)
         grad_x = empty_channels_last(x_shape, grad_y.dtype)
-        addresses = [source.data.ptr, filters.data.ptr, grad_x.data.ptr]
+        addresses = [address(source), address(filters), address(grad_x)]
         if plan is None:
             shapes = _shapes(io, x_shape, weight.shape, grad_y.shape, 0)
             problem = ConvInput(*shapes, *_window(stride, padding, dilation))
@@ -120,7 +121,7 @@ class CudaConv(CudnnBase):
         _require_window(stride)
         source, image = self.channels_last(grad_y), self.channels_last(x, channels)
         grad = self._gradient_of_filters(weight_shape, channels, x.dtype, out)
-        addresses = [source.data.ptr, image.data.ptr, grad.data.ptr]
+        addresses = [address(source), address(image), address(grad)]
         if plan is None:
             shapes = _shapes(io, x.shape, weight_shape, grad_y.shape, channels)
             problem = ConvWeight(*shapes, *_window(stride, padding, dilation))

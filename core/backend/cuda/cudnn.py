@@ -17,6 +17,12 @@ from .cudnn_graphs import library
 _GRAIN = 1 << 20  # bytes; workspaces grow in such steps
 
 
+def address(array: Any) -> int:
+    """Where a device array begins."""
+    found: int = array.data.ptr
+    return found
+
+
 class Workspace:
     """Scratch memory for a library's calls on one stream after another; one per stream.
 

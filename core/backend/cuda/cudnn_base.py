@@ -13,7 +13,7 @@ from ...errors import Unsupported
 from ..layout import channels_last_strides, same_memory_order
 from ..protocol import Array, Dims
 from .base import CudaBase
-from .cudnn import Cudnn
+from .cudnn import Cudnn, address
 from .cudnn_graphs import ALIGNMENT
 from .cudnn_plans import Plans
 
@@ -63,7 +63,7 @@ class CudnnBase(CudaBase):
             if dense is None:
                 wanted = channels_last_strides(x.shape, x.itemsize)
                 dense = self._dense[key] = same_memory_order(x.shape, x.strides, wanted)
-            if dense and x.data.ptr % ALIGNMENT == 0:
+            if dense and address(x) % ALIGNMENT == 0:
                 return x
             copy = empty_channels_last(x.shape, x.dtype)
             copy[...] = x
@@ -104,7 +104,7 @@ def empty_channels_last(shape: Dims, dtype: Any) -> Array:
 
 def aligned(array: Array) -> Array:
     """`array` itself if it is C-contiguous and aligned as cuDNN wants it, else a copy that is."""
-    if array.flags.c_contiguous and array.data.ptr % ALIGNMENT == 0:
+    if array.flags.c_contiguous and address(array) % ALIGNMENT == 0:
         return array
     return array.copy(order="C")
 

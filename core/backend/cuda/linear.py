@@ -15,6 +15,7 @@ from ...errors import ShapeError, Unsupported
 from ..protocol import Array, Dims
 from .base import CudaBase, element_type, fast, require_elements
 from .cublas import Cublas, Operand
+from .cudnn import address
 from .kernels import blocks, launch
 
 _THREADS = 256
@@ -46,7 +47,7 @@ class CudaLinear(CudaBase):
             raise ShapeError(f"linear: inner sizes differ: {x.shape} @ {weight.shape}.T")
         a, b = _operand(x), _operand(weight.T)
         y = cupy.empty((m, n), x.dtype)
-        self.cublas.gemm(kind, _counts(m, n, k), a[1], b[1], Operand(y.data.ptr, n, False))
+        self.cublas.gemm(kind, _counts(m, n, k), a[1], b[1], Operand(address(y), n, False))
         if bias is not None and kind == "f8":
             y += bias
         elif bias is not None:
@@ -86,17 +87,17 @@ class CudaLinear(CudaBase):
                 _operand(x)[1]._replace(step=step or 0)
                 for x, step in zip((a, b), steps, strict=True)
             )
-            target = Operand(y.data.ptr, n, False, m * n)
+            target = Operand(address(y), n, False, m * n)
             self.cublas.gemm(kind, sizes, first, second, target, math.prod(batch))
         elif batch[0] <= _FEW and len(batch) > 1:
             for i in range(batch[0]):
                 self._multiply(kind, a[i], b[i], y[i], batch[1:])
         else:
-            whole = [
+            a, b = (
                 x if step is not None else x.copy(order="C")
                 for x, step in zip((a, b), steps, strict=True)
-            ]
-            self._multiply(kind, *whole, y, batch)
+            )
+            self._multiply(kind, a, b, y, batch)
 
 
 def _kind(*arrays: Array | None) -> str:
@@ -119,11 +120,11 @@ def _operand(x: Array) -> tuple[Array, Operand]:
     """A matrix, or a batch, for cuBLAS: the array itself if it can take it, else a copy."""
     rows, columns = x.shape[-2:]
     step_row, step_column = (s // x.itemsize for s in x.strides[-2:])
-    address = x.data.ptr
+    start = address(x)
     if (step_column == 1 or columns == 1) and (step_row >= columns or rows == 1):
-        return x, Operand(address, step_row if rows > 1 else columns, False)
+        return x, Operand(start, step_row if rows > 1 else columns, False)
     if (step_row == 1 or rows == 1) and (step_column >= rows or columns == 1):
-        return x, Operand(address, step_column if columns > 1 else rows, True)
+        return x, Operand(start, step_column if columns > 1 else rows, True)
     return _operand(x.copy(order="C"))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import Unsupported
 from ..protocol import Array, Dims
 from .base import F32, element_type, fast, require_elements
+from .cudnn import address
 from .cudnn_base import CudnnBase, empty_channels_last
 from .cudnn_graphs import BatchNormBackward, BatchNormForward
 from .kernels import blocks, launch
@@ -52,7 +53,7 @@ class CudaNorm(CudnnBase):
         scale, shift = self.vector(weight, channels, 1), self.vector(bias, channels, 0)
         y = empty_channels_last(x.shape, x.dtype)
         mean, rstd, var = (cupy.empty(channels, F32) for _ in range(3))
-        addresses = [a.data.ptr for a in (source, scale, shift, y, mean, rstd)]
+        addresses = [address(a) for a in (source, scale, shift, y, mean, rstd)]
         if plan is None:
             problem = BatchNormForward(io, _flat(x.shape), eps, activation == "relu")
             plan = plans.add(key, problem, addresses)
@@ -91,7 +92,7 @@ class CudaNorm(CudnnBase):
             given.append(saved.shift)
         grad_x = empty_channels_last(x.shape, x.dtype)
         grad_scale, grad_shift = cupy.empty(channels, F32), cupy.empty(channels, F32)
-        addresses = [a.data.ptr for a in (*given, grad_x, grad_scale, grad_shift)]
+        addresses = [address(a) for a in (*given, grad_x, grad_scale, grad_shift)]
         if plan is None:
             problem = BatchNormBackward(io, _flat(x.shape), activation == "relu")
             plan = plans.add(key, problem, addresses)
@@ -137,6 +138,23 @@ class CudaNorm(CudnnBase):
             ),
         )
         return y
+
+    @fast
+    def batch_norm_running(
+        self,
+        running_mean: Array,
+        running_var: Array,
+        mean: Array,
+        var: Array,
+        momentum: float,
+        count: int,
+    ) -> None:
+        arrays = (running_mean, running_var, mean, var)
+        if element_type(*arrays) != "f4" or not all(a.flags.c_contiguous for a in arrays):
+            raise Unsupported("running statistics that are not dense float32")
+        numbers = (np.float32(momentum), np.float32(count / (count - 1)), np.int64(mean.size))
+        grid = blocks(mean.size, _THREADS)
+        launch("batch_norm_running", None, grid, (_THREADS,), (*arrays, *numbers))
 
 
 def _require_lanes(x: Array, io: str) -> None:

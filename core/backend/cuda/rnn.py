@@ -15,6 +15,7 @@ from ...errors import Unsupported
 from ..protocol_recurrent import Array, Dims, RecurrentGrads, RecurrentWeights
 from . import cudnn_rnn
 from .base import element_type, fast, require_elements
+from .cudnn import address
 from .cudnn_base import CudnnBase, aligned
 
 _NAMES = ("ih", "hh", "bias_ih", "bias_hh")
@@ -65,8 +66,8 @@ class CudaRecurrent(CudnnBase):
         space = self._packed(layer, weights)
         reserve = cupy.empty(max(sequences.reserve, 1), cupy.uint8)
         cudnn_rnn.forward(
-            layer, sequences, space.data.ptr, self._scratch(sequences), reserve.data.ptr,
-            x.data.ptr, y.data.ptr, (_address(h0), h.data.ptr, _address(c0), _address(c)),
+            layer, sequences, address(space), self._scratch(sequences), address(reserve),
+            address(x), address(y), (_address(h0), address(h), _address(c0), _address(c)),
         )  # fmt: skip
         return y, h, c, _Kept(layer, sequences, x, h0, c0, y, space, reserve)
 
@@ -86,26 +87,28 @@ class CudaRecurrent(CudnnBase):
             raise Unsupported("another kernel served the forward pass")
         element_type(grad_y, grad_h, grad_c, saved.x)
         k = saved
-        grad_y, grad_h, grad_c = (
-            None if g is None else aligned(g) for g in (grad_y, grad_h, grad_c)
-        )
+        grad_y = aligned(grad_y)
+        grad_h, grad_c = (None if g is None else aligned(g) for g in (grad_h, grad_c))
         grad_x, grad_h0 = cupy.empty_like(k.x), cupy.empty_like(k.h0)
         grad_c0 = None if k.c0 is None else cupy.empty_like(k.c0)
         scratch = self._scratch(k.sequences)
         reserve = k.reserve.copy()  # cuDNN changes it, and the graph may be walked again
         cudnn_rnn.backward_data(
-            k.layer, k.sequences, k.space.data.ptr, scratch, reserve.data.ptr,
-            (k.y.data.ptr, grad_y.data.ptr), grad_x.data.ptr,
-            (k.h0.data.ptr, _address(grad_h), grad_h0.data.ptr),
+            k.layer, k.sequences, address(k.space), scratch, address(reserve),
+            (address(k.y), address(grad_y)), address(grad_x),
+            (address(k.h0), _address(grad_h), address(grad_h0)),
             (_address(k.c0), _address(grad_c), _address(grad_c0)),
         )  # fmt: skip
         space = cupy.zeros(k.space.shape, k.space.dtype)
         cudnn_rnn.backward_weights(
-            k.layer, k.sequences, space.data.ptr, scratch, reserve.data.ptr, k.x.data.ptr,
-            k.h0.data.ptr, k.y.data.ptr,
+            k.layer, k.sequences, address(space), scratch, address(reserve), address(k.x),
+            address(k.h0), address(k.y),
         )  # fmt: skip
-        grads = [self._unpacked(k, space, weights, name) for name in _NAMES]
-        return RecurrentGrads(grad_x if with_x else None, grad_h0, grad_c0, *grads, None)
+        ih, hh, bias_ih, bias_hh = (self._unpacked(k, space, weights, n) for n in _NAMES)
+        assert ih is not None
+        assert hh is not None
+        given_x = grad_x if with_x else None
+        return RecurrentGrads(given_x, grad_h0, grad_c0, ih, hh, bias_ih, bias_hh, None)
 
     def _described(
         self, cell: str, io: str, inputs: int, weights: RecurrentWeights, batch_sizes: Dims
@@ -161,4 +164,4 @@ _MOST_SEQUENCES = 4096  # kinds of batches that are remembered
 
 
 def _address(array: Array | None) -> int | None:
-    return None if array is None else array.data.ptr
+    return None if array is None else address(array)

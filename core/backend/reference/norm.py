@@ -64,6 +64,22 @@ class NormKernels:
         )
         return grad_x.astype(x.dtype, copy=False), grad_weight, grad_bias
 
+    def batch_norm_running(
+        self,
+        running_mean: Array,
+        running_var: Array,
+        mean: Array,
+        var: Array,
+        momentum: float,
+        count: int,
+    ) -> None:
+        unbiased = var * (count / (count - 1))
+        for running, now in ((running_mean, mean), (running_var, unbiased)):
+            running *= 1 - momentum
+            running += (momentum * now).astype(running.dtype, copy=False)
+
+    batch_norm_running.serves_halves = True  # type: ignore[attr-defined]
+
     def batch_norm_inference(
         self,
         x: Array,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import backend
 from ...errors import ArgumentError, ShapeError
 from ...ops.norm import BatchNorm, BatchNormInference, GroupNorm, LayerNorm
 from ...tensors import Tensor, arithmetic, reductions
@@ -73,11 +74,10 @@ class _Mover:
         self.mean, self.var, self.momentum = running_mean, running_var, momentum
 
     def __call__(self, mean: np.ndarray, var: np.ndarray, count: int) -> None:
-        for running, now in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
-            held = collect(running)
-            held *= 1 - self.momentum
-            held += (self.momentum * now).astype(held.dtype, copy=False)
-            running._bump_version()
+        held = collect(self.mean), collect(self.var)
+        backend.of(mean).batch_norm_running(*held, mean, var, self.momentum, count)
+        self.mean._bump_version()
+        self.var._bump_version()
 
 
 def layer_norm(

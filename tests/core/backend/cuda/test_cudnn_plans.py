@@ -154,9 +154,7 @@ def test_deterministic_leaves_out_plans(backend, gpu, library, monkeypatch):
 def test_benchmark_tries_all_plans_once_and_remembers(backend, gpu, library, monkeypatch):
     monkeypatch.setattr(settings, "benchmark", True)
     slow = {"eng0_tensor_core": 3.0, "eng1_large": 2.0, "eng2_plain": 1.0, "eng3_atomic": 4.0}
-    monkeypatch.setattr(
-        gpu.cuda, "get_elapsed_time", lambda *_: slow[library.executed[-1][1]]
-    )
+    monkeypatch.setattr(gpu.cuda, "get_elapsed_time", lambda *_: slow[library.executed[-1][1]])
     monkeypatch.setattr(settings, "allow_tf32", True)
     weight_gradient(backend(), gpu)
     tried = [plan for _, plan in library.executed]
@@ -245,9 +243,7 @@ def test_what_cudnn_refuses_is_counted_and_asked_once(gpu, library, monkeypatch)
         close(*convolve(cuda, gpu), "f4")
     assert len(asked) == 1
     (counted,) = kernel_counts.fallback_counts().items()
-    assert counted == (
-        ("conv_forward", "cuDNN has no kernel: No valid engine configs for"), 2
-    )
+    assert counted == (("conv_forward", "cuDNN has no kernel: No valid engine configs for"), 2)
 
 
 def test_without_cudnn_on_request(gpu, monkeypatch):

@@ -1,7 +1,7 @@
 """Every graph that networks ask of cuDNN is one that the real library was asked for, and has.
 
-`cudnn_support.json` holds the answers of cuDNN for H200 and A100; `support/cudnn_support.py` says how
-they were got, without a GPU. A graph that is not in it has to be asked for: see there.
+`cudnn_support.json` holds the answers of cuDNN for H200 and A100; `support/cudnn_support.py` says
+how they were got, without a GPU. A graph that is not in it has to be asked for: see there.
 """
 
 from __future__ import annotations

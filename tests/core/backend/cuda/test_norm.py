@@ -108,3 +108,25 @@ def test_the_variance_is_exact_where_it_is_small(cuda, gpu):
 def test_other_types_are_refused(cuda, gpu):
     with pytest.raises(Unsupported, match="float64"):
         cuda.batch_norm_forward(gpu.zeros((2, 8, 2, 2), np.float64), None, None, 1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0])
+def test_running_statistics_move_in_place(cuda, gpu, momentum):
+    running, batch = [numbers(20, s) for s in (1, 2)], [numbers(20, s) ** 2 for s in (3, 4)]
+    there = [gpu.asarray(a) for a in running]
+    cuda.batch_norm_running(*there, *map(gpu.asarray, batch), momentum, 7)
+    REFERENCE.batch_norm_running(*running, *batch, momentum, 7)
+    for found, expected in zip(there, running, strict=True):
+        close(found, expected, "f4")
+
+
+def test_running_statistics_of_halves(gpu):
+    from allgrad.backend.cuda.backend import CudaBackend
+
+    running, batch = [numbers(8, s, "f2") for s in (1, 2)], [numbers(8, s) ** 2 for s in (3, 4)]
+    there = [gpu.asarray(a) for a in running]
+    CudaBackend().batch_norm_running(*there, *map(gpu.asarray, batch), 0.3, 5)
+    REFERENCE.batch_norm_running(*running, *batch, 0.3, 5)
+    for found, expected in zip(there, running, strict=True):
+        assert found.dtype == np.float16
+        close(found, expected, "f2")
