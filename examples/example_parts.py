@@ -50,13 +50,14 @@ def parts_of(model: Any, **others: Any) -> dict[str, Any]:
     return parts
 
 
-def evaluate(model: nn.Module, loader: DataLoader) -> float:
+def evaluate(model: nn.Module, loader: DataLoader, device: str = "cpu") -> float:
     """Share of the images recognised; each counted once over all ranks."""
     model.eval()
     sums = {"correct": 0, "images": 0}
     with ag.no_grad():
         for images, labels in loader:
-            sums["correct"] += (model(images).argmax(1) == labels).sum().item()
+            found = model(images.to(device)).argmax(1)
+            sums["correct"] += (found == labels.to(device)).sum().item()
             sums["images"] += len(labels)
     total = ddp.reduce_sum(sums)
     return total["correct"] / total["images"]

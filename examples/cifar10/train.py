@@ -6,6 +6,7 @@
     mpiexec -n 4 python examples/cifar10/train.py --data data             # under any MPI launcher
     allgrad run -n 4 examples/cifar10/train.py --data data --model resnet18 --batch-size 32
     allgrad run -n 4 examples/cifar10/train.py --data data --resume       # go on, in mid-epoch too
+    python examples/cifar10/train.py --data data --device cuda --amp bf16 --graph    # on a GPU
 
 With --logical-shards N the training does not depend on the number of ranks, see
 docs/reproducibility.md; --batch-size is then that of a shard, and the learning rate grows with N.
@@ -14,6 +15,9 @@ Without --download the files are expected in <data>, in the binary or the python
 learning rate grows with the number of images per step of all ranks (Goyal et al. 2017) and
 follows half a cosine after a linear warm-up. --synthetic makes up images of the same shape: its
 figures say nothing about photographs.
+
+--device cuda takes the GPU of this rank; --amp computes products in a half type there (or on the
+CPU); --graph records the whole step as one CUDA graph, with the same bits as without.
 
 Saves every --save-every steps and after each epoch into --checkpoint-dir and keeps the last two.
 """
@@ -60,6 +64,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--synthetic-size", type=int, default=50_000, help="how many of them (50000)")
     add("--save-every", type=int, default=200, help="steps between two checkpoints (200)")
     add("--log-every", type=int, default=50, help="steps between two lines (50)")
+    add("--device", default="cpu", help="cpu or cuda (cpu)")
+    add("--amp", choices=("bf16", "fp16"), help="products in this type")
+    add("--graph", action="store_true", help="record the step as one CUDA graph")
     add_run_options(parser, "runs/cifar10")
     return parser.parse_args(argv)
 
@@ -77,7 +84,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     held_out = test_loader(test_set, 250)
 
     model = ddp.DistributedDataParallel(
-        MODELS[options.model](), logical_shards=options.logical_shards
+        MODELS[options.model]().to(options.device),
+        logical_shards=options.logical_shards,
+        static_graph=options.graph,
     )
     lr = options.lr * options.batch_size * (options.logical_shards or world_size) / 128
     optimizer = optim.SGD(
@@ -89,8 +98,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     scheduler = optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
+    scaler = ag.amp.GradScaler(options.device, enabled=options.amp == "fp16")
+    train_step = make_step(model, optimizer, scaler, options)
+
     manager = ddp.CheckpointManager(options.checkpoint_dir, keep=2)
     parts = parts_of(model, optimizer=optimizer, scheduler=scheduler, loader=train_loader)
+    if options.amp == "fp16":
+        parts["scaler"] = scaler
     first_epoch, step = 1, 0
     if options.resume or ddp.restart_count() > 0:  # `allgrad run --max-restarts` counts
         saved = manager.load_latest(**parts)
@@ -105,11 +119,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             model.train()
             begin, images_seen = time.perf_counter(), 0
             for images, labels in train_loader:
-                optimizer.zero_grad()
-                for x, y in model.shards(images, labels):  # all without --logical-shards
-                    loss = F.cross_entropy(model(x), y)
-                    loss.backward()
-                optimizer.step()
+                loss = train_step(images, labels)
                 scheduler.step()
                 step += 1
                 images_seen += len(images)
@@ -128,7 +138,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             total = ddp.reduce_sum({"images": images_seen})
             images_per_s = total["images"] / (time.perf_counter() - begin)
 
-            accuracy = evaluate(model, held_out)
+            accuracy = evaluate(model, held_out, options.device)
             say(
                 rank,
                 f"epoch {epoch:2d}/{options.epochs}  accuracy {100 * accuracy:.2f} % of "
@@ -139,6 +149,26 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             manager.save(step=step, epoch=epoch + 1, async_save=True, **parts)
     ddp.destroy_process_group()
     return {"accuracy": accuracy, "steps": step}
+
+
+def make_step(model: Any, optimizer: Any, scaler: Any, options: argparse.Namespace) -> Any:
+    """One training step of (images, labels) -> loss."""
+    half = {"bf16": ag.bfloat16, "fp16": ag.float16}.get(options.amp)
+    cast = ag.autocast(ag.device(options.device).type, dtype=half, enabled=half is not None)
+
+    def step(images: ag.Tensor, labels: ag.Tensor) -> ag.Tensor:
+        images = images.to(options.device, non_blocking=True)
+        labels = labels.to(options.device, non_blocking=True)
+        optimizer.zero_grad()
+        for x, y in model.shards(images, labels):  # all without --logical-shards
+            with cast:
+                loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
+
+    return ag.cuda.capture(step) if options.graph else step
 
 
 def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
