@@ -10,7 +10,12 @@ import pytest
 
 import allgrad
 
-MODULES = ["allgrad", *(m.name for m in pkgutil.walk_packages(allgrad.__path__, "allgrad."))]
+# Those of the CUDA backend need CuPy: tests/core/backend/cuda/test_doctests.py.
+MODULES = ["allgrad"] + [
+    m.name
+    for m in pkgutil.walk_packages(allgrad.__path__, "allgrad.")
+    if not m.name.startswith("allgrad.backend.cuda.")
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

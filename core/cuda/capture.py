@@ -52,6 +52,7 @@ class CapturedStep:
 
     def __init__(self, function: Callable[..., Any], warmup: int, enabled: bool) -> None:
         functools.update_wrapper(self, function)
+        self.__name__: str = getattr(function, "__name__", type(function).__name__)
         self._function, self._warmup, self._enabled = function, warmup, enabled
         self._recorded: dict[Any, _Recorded] = {}
         self._seen: dict[Any, int] = {}

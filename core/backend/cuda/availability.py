@@ -15,7 +15,7 @@ INSTALL = "pip install 'allgrad[gpu]' (CUDA 13) or 'allgrad[gpu12]' (CUDA 12)"
 
 
 class _Found(NamedTuple):
-    count: int
+    gpus: int
     reason: str | None
 
 
@@ -32,7 +32,7 @@ def why_not() -> str | None:
 
 def count() -> int:
     """The number of GPUs that can be used; 0 where `why_not` has a reason."""
-    return 0 if _forked else _answer().count
+    return 0 if _forked else _answer().gpus
 
 
 def forget() -> None:
