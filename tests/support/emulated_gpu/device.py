@@ -268,10 +268,7 @@ def run(
     stream = streams.current()
     what = what or f"cupy.{getattr(function, '__name__', 'function')}"
     counts["calls"] += 1
-    out = kwargs.get("out")
-    if out is not None:
-        out = out[0] if type(out) is tuple and len(out) == 1 else out
-        writes = [*writes, *(o for o in (out if type(out) is tuple else (out,)) if o is not None)]
+    out, writes = _outputs(kwargs.get("out"), writes)
     if writes or stream.capture is not None:
         check_device(arrays)
     if stream.capture is not None:
@@ -293,6 +290,15 @@ def run(
             hazards.use(stream, what, tick, only_read(arrays, writes), False)
             hazards.use(stream, what, tick, [extent(a) for a in (*writes, *fresh)], True)
     return value
+
+
+def _outputs(out: Any, writes: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """(what a function returns that was given `out`, all that it writes)."""
+    if out is None:
+        return None, writes
+    if type(out) is not tuple:
+        return out, [*writes, out]
+    return out[0] if len(out) == 1 else out, [*writes, *(o for o in out if o is not None)]
 
 
 def only_read(arrays: Sequence[Any], writes: Sequence[Any]) -> list[hazards.Extent]:
