@@ -39,6 +39,7 @@ else
 fi
 
 part "benchmark" timeout 180 "$python" benchmarks/gpu.py --quick
+part "bandwidth of kernels" timeout 60 "$python" benchmarks/gpu_kernels.py
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'gpu-check: failed: %s\n' "${failed[@]}"
