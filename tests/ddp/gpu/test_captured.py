@@ -193,3 +193,38 @@ def test_a_replay_that_does_not_end_is_found(gpus, monkeypatch):
 
     with pytest.raises(DistributedError, match=r"replay 2 of a CUDA graph; not .* it: rank 1"):
         ddp.run_ranks(main, 2)
+
+
+def test_capture_of_a_whole_training_step(gpus):
+    """`allgrad.cuda.capture` around a network, its all-reduces and the optimizer."""
+
+    def main(enabled):
+        ddp.init_process_group("nccl")
+        ag.manual_seed(1)
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        wrapped = DistributedDataParallel(model.to("cuda"), static_graph=True)
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        rng = np.random.default_rng(ddp.get_rank())
+
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(wrapped(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        train = ag.cuda.capture(step, warmup=2, enabled=enabled)
+        losses = []
+        for _ in range(5):
+            x = ag.from_numpy(rng.normal(size=(8, 4)).astype(np.float32)).to("cuda")
+            y = ag.from_numpy(rng.integers(0, 3, 8)).to("cuda")
+            losses.append(train(x, y).item())
+        made = train.replays, wrapped._reducer.steps
+        state = {k: v.cpu().numpy().tobytes() for k, v in model.state_dict().items()}
+        ddp.destroy_process_group()
+        return made, losses, state
+
+    eager = ddp.run_ranks(lambda: main(False), 2)
+    replayed = ddp.run_ranks(lambda: main(True), 2)
+    assert [made for made, _, _ in replayed] == [(3, 5)] * 2
+    assert [found[1:] for found in eager] == [found[1:] for found in replayed]
