@@ -138,8 +138,12 @@ class Graph:
     def _run(self) -> None:
         before, state.thread.replaying = state.thread.replaying, True
         try:
-            for _, action in self._recording.actions:
-                action()
+            for what, action in self._recording.actions:
+                if what == "NCCL":  # waits for others
+                    action()
+                else:  # one kernel at a time, as when they are launched
+                    with state.LOCK:
+                        action()
         finally:
             state.thread.replaying = before
 
