@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from support.emulated_gpu import emulated_gpu, state
+from support.emulated_gpu import emulated_gpu, state, streams
 
 from allgrad.backend.cuda import availability
 
@@ -24,6 +24,7 @@ def _machine(devices: int, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(device, "_streams", {})
         monkeypatch.setattr(device, "_thread", device._Thread())
         state.thread.streams.clear()
+        streams._by_pointer.clear()
         yield cupy
         state.thread.streams.clear()
         state.thread.device = 0
