@@ -6,6 +6,7 @@ One family of kernels per file; what they share is in `base.py`.
 from __future__ import annotations
 
 from .. import half
+from .attention import CudaAttention
 from .conv import CudaConv
 from .dropout import CudaDropout
 from .elementwise import CudaElementwise
@@ -23,6 +24,7 @@ from .sums import CudaSums
 class CudaBackend(
     CudaConv,
     CudaNorm,
+    CudaAttention,
     CudaLinear,
     CudaRecurrent,
     CudaElementwise,
