@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from .. import devices, dtypes
 from ..autograd.mode import mode
+from ..backend.cuda import availability
 from ..errors import DeviceError, DtypeError
 from ..tensors.autocasting import Region
 
@@ -27,7 +28,9 @@ class _Thread(threading.local):
         self.depth = 0  # blocks entered, switched on or off
         self.cache: dict[Any, Any] = {}
         self.cache_enabled = True
-        self.dtype = dtypes.bfloat16  # of blocks that do not name one
+        # of blocks that do not name one
+        self.dtypes = {"cpu": dtypes.bfloat16, "cuda": dtypes.float16}
+        self.device_type = "cpu"  # of the block that is on
 
 
 _thread = _Thread()
@@ -41,9 +44,9 @@ class autocast:  # noqa: N801 - PyTorch's spelling
     not ``backward()``, which runs each op in the type that it had.
 
     Args:
-        device_type: "cpu". Others switch the block off, with a warning, as PyTorch does where the
-            device is missing.
-        dtype: bfloat16 (default) or float16.
+        device_type: "cpu" or "cuda"; the block is on for tensors of both. Others, and "cuda"
+            where no GPU can be used, switch it off, with a warning, as PyTorch does.
+        dtype: bfloat16 or float16; default: bfloat16 for "cpu", float16 for "cuda".
         enabled: False: a block in which autocast is off.
         cache_enabled: cast each weight once in the outermost block, not at each use.
 
@@ -66,8 +69,8 @@ class autocast:  # noqa: N801 - PyTorch's spelling
             )
         _check_kind("autocast", device_type)
         self.device = device_type
-        self.fast_dtype = _thread.dtype if dtype is None else dtype
-        if enabled and device_type != "cpu":
+        self.fast_dtype = _default_dtype(device_type) if dtype is None else dtype
+        if enabled and not is_autocast_available(device_type):
             warnings.warn(
                 f"autocast: {device_type!r} is not available here, so this block is switched off. "
                 "Use device_type='cpu'",
@@ -85,10 +88,10 @@ class autocast:  # noqa: N801 - PyTorch's spelling
             enabled = False
         self._enabled = bool(enabled)
         self._cache_enabled = cache_enabled
-        self._before: list[tuple[Any, bool]] = []
+        self._before: list[tuple[Any, bool, str]] = []
 
     def __enter__(self) -> autocast:
-        self._before.append((mode.autocast, _thread.cache_enabled))
+        self._before.append((mode.autocast, _thread.cache_enabled, _thread.device_type))
         if self._cache_enabled is not None:
             _thread.cache_enabled = self._cache_enabled
         _thread.depth += 1
@@ -96,6 +99,7 @@ class autocast:  # noqa: N801 - PyTorch's spelling
         if self._enabled:
             cache = _thread.cache if _thread.cache_enabled else None
             mode.autocast = Region(self.fast_dtype.numpy, cache)
+            _thread.device_type = self.device
         return self
 
     def __exit__(
@@ -104,7 +108,7 @@ class autocast:  # noqa: N801 - PyTorch's spelling
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        mode.autocast, _thread.cache_enabled = self._before.pop()
+        mode.autocast, _thread.cache_enabled, _thread.device_type = self._before.pop()
         _thread.depth -= 1
         if not _thread.depth:
             _thread.cache.clear()
@@ -130,26 +134,31 @@ def _check_kind(name: str, device_type: str) -> None:
 def is_autocast_available(device_type: str) -> bool:
     """Whether `autocast` does anything for devices of this kind."""
     _check_kind("is_autocast_available", device_type)
-    return device_type == "cpu"
+    return device_type == "cpu" or (device_type == "cuda" and availability.why_not() is None)
+
+
+def _default_dtype(device_type: str) -> dtypes.dtype:
+    """The lower precision of blocks that do not name one."""
+    return _thread.dtypes.get(device_type, dtypes.float16)  # PyTorch's for accelerators
 
 
 def is_autocast_enabled(device_type: str = "cpu") -> bool:
     """Whether this thread is inside an `autocast` block that is on."""
     _check_kind("is_autocast_enabled", device_type)
-    return device_type == "cpu" and mode.autocast is not None
+    return mode.autocast is not None and _thread.device_type == device_type
 
 
 def is_autocast_cpu_enabled() -> bool:
-    """Whether this thread is inside an `autocast` block that is on."""
-    return mode.autocast is not None
+    """`is_autocast_enabled` of the CPU."""
+    return is_autocast_enabled("cpu")
 
 
 def get_autocast_dtype(device_type: str = "cpu") -> dtypes.dtype:
     """The lower precision of the block that is on, else that of blocks that do not name one."""
-    if not is_autocast_available(device_type):
-        return dtypes.float16  # PyTorch's default for accelerators
-    region = mode.autocast
-    return _thread.dtype if region is None else dtypes.from_numpy(region.dtype)
+    _check_kind("get_autocast_dtype", device_type)
+    if is_autocast_enabled(device_type):
+        return dtypes.from_numpy(mode.autocast.dtype)
+    return _default_dtype(device_type)
 
 
 def get_autocast_cpu_dtype() -> dtypes.dtype:
@@ -163,11 +172,11 @@ def set_autocast_dtype(device_type: str, dtype: dtypes.dtype) -> None:
     Raises:
         RuntimeError: another device than the CPU, or neither bfloat16 nor float16.
     """
-    if not is_autocast_available(device_type):
-        raise DeviceError(f"set_autocast_dtype: expected 'cpu', came {device_type!r}")
+    if device_type not in _thread.dtypes:
+        raise DeviceError(f"set_autocast_dtype: expected 'cpu' or 'cuda', came {device_type!r}")
     if dtype not in _LOWER:
         raise DtypeError(f"set_autocast_dtype: expected bfloat16 or float16, came {dtype!r}")
-    _thread.dtype = dtype
+    _thread.dtypes[device_type] = dtype
 
 
 def is_autocast_cache_enabled() -> bool:

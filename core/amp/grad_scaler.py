@@ -6,12 +6,15 @@ The stage between ``backward`` and ``optimizer.step``. May import: tensors, erro
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, GradientError, OptionError
+from ..backend import arrays
+from ..backend.cuda import availability
+from ..errors import ArgumentError, GradientError, OptionError, Unsupported
 from ..tensors import Tensor
 
 _READY, _UNSCALED, _STEPPED = "ready", "unscaled", "stepped"
@@ -25,8 +28,14 @@ class GradScaler:
     first to look at the gradients or to clip them. bfloat16 has float32's range and needs none
     of this.
 
+    On a GPU the scale and what was found stay in device memory: nothing waits for the GPU, and
+    kernels of our own (SGD, Adam, AdamW, RMSprop, Adagrad, LARS, LAMB) skip the step by
+    themselves. `step` then leaves gradients scaled that `unscale_` did not see, as PyTorch's fused
+    optimizers do. For other optimizers `step` waits to learn whether to skip.
+
     Args:
-        device: "cpu" (PyTorch's default is "cuda"). Others switch it off, with a warning.
+        device: where the loss is: "cuda", which is the default where a GPU can be used, or "cpu",
+            the default elsewhere. Devices that cannot be used here switch it off, with a warning.
         init_scale: the first scale.
         growth_factor: the scale is multiplied by it after `growth_interval` good steps in a row.
         backoff_factor: the scale is multiplied by it after a skipped step.
@@ -41,14 +50,16 @@ class GradScaler:
 
     def __init__(
         self,
-        device: str = "cpu",
+        device: str | None = None,
         init_scale: float = 2.0**16,
         growth_factor: float = 2.0,
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
         enabled: bool = True,
     ) -> None:
-        if enabled and device != "cpu":
+        if device is None:
+            device = "cpu" if availability.why_not() is not None else "cuda"
+        if enabled and not _usable(device):
             warnings.warn(
                 f"GradScaler: {device!r} is not available here, so it is switched off. Use "
                 "device='cpu'",
@@ -64,6 +75,23 @@ class GradScaler:
         self._growth_interval = growth_interval
         # optimizer -> (stage of this iteration, whether infinite gradients were found)
         self._optimizers: dict[Any, tuple[str, bool]] = {}
+        self._there: Any = None  # the scale in device memory, once a loss on a GPU was scaled
+        self._slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def _on_device(self, array: Any) -> Any:
+        """The scale in device memory for an array of a GPU; None for main memory."""
+        if self._device == "cpu" or not arrays.on_device(array):
+            return None
+        if self._there is None:
+            from ..backend.cuda.grads import LossScale  # noqa: PLC0415 - needs CuPy
+
+            index = int(array.device.id)
+            self._there = LossScale(index, self._scale, self._growth_tracker)
+        return self._there
+
+    def _slot(self, optimizer: Any) -> Any:
+        """Where the optimizer notes on the device what it met."""
+        return self._there.slot(self._slots.setdefault(optimizer, len(self._slots)))
 
     def scale(self, outputs: Any) -> Any:
         """`outputs`, a tensor or nested sequences of tensors, multiplied by the scale.
@@ -74,7 +102,10 @@ class GradScaler:
         if not self._enabled:
             return outputs
         if isinstance(outputs, Tensor):
-            return outputs * Tensor(np.asarray(self._scale, np.float32))  # a float16 loss widens
+            there = self._on_device(outputs._array)
+            if there is not None:
+                return outputs * Tensor(there.scale[0])
+            return outputs * Tensor(np.asarray(self.get_scale(), np.float32))  # float16 widens
         if isinstance(outputs, Iterable):
             scaled = map(self.scale, outputs)
             return type(outputs)(scaled) if isinstance(outputs, list | tuple) else scaled
@@ -105,14 +136,15 @@ class GradScaler:
 
     def _unscale(self, optimizer: Any) -> bool:
         """Do it; returns whether a gradient is infinite or NaN."""
-        inverse, found = 1.0 / self._scale, False
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        grads = [p.grad for p in params if p.grad is not None]
+        grads = _grads(optimizer)
         if any(g._array.dtype == np.float16 for g in grads):
             raise OptionError(
                 "Attempting to unscale FP16 gradients. Keep the parameters in float32 and use "
                 "autocast for the forward pass."
             )
+        if self._unscale_there(optimizer, grads, True):
+            return False
+        inverse, found = 1.0 / self.get_scale(), False
         for grad in grads:
             array = grad._array
             with np.errstate(over="ignore", invalid="ignore"):
@@ -123,7 +155,49 @@ class GradScaler:
             grad._bump_version()
         # one that keeps gradients of its own part only hears of the other parts
         agree = getattr(optimizer, "agree_on_overflow", None)
-        return found if agree is None else bool(agree(found))
+        found = found if agree is None else bool(agree(found))
+        if found and self._there is not None:
+            self._slot(optimizer).fill(1)
+        return found
+
+    def _unscale_there(self, optimizer: Any, grads: list[Tensor], writes: bool) -> bool:
+        """Look at gradients on a GPU, and with `writes` unscale them; False if it cannot.
+
+        What was found is noted there, and nobody waits for it.
+        """
+        there = self._on_device(grads[0]._array) if grads else None
+        if there is None or hasattr(optimizer, "agree_on_overflow"):
+            return False
+        listed = [g._array for g in grads]
+        if any(arrays.index_of(a) != there.index for a in listed):
+            return False
+        try:
+            there.unscale(listed, self._slot(optimizer), writes)
+        except Unsupported:
+            return False
+        for grad in grads if writes else ():
+            grad._bump_version()
+        return True
+
+    def _step_there(self, optimizer: Any) -> Any:
+        """What the optimizer is to read on the device: (found, scale or None); None: nothing."""
+        takes = getattr(optimizer, "takes_loss_scale", None)
+        grads = _grads(optimizer)
+        if takes is None or not grads or self._on_device(grads[0]._array) is None:
+            return None
+        if any(g._array.dtype == np.float16 for g in grads) or not takes():
+            return None
+        if self._stage(optimizer) == _UNSCALED:
+            return self._slot(optimizer), None
+        if self._unscale_there(optimizer, grads, False):
+            return self._slot(optimizer), self._there.scale
+        return None
+
+    def _skips(self, optimizer: Any) -> bool:
+        """Whether a gradient was not finite; waits for the GPU where that is known there."""
+        if self._optimizers[optimizer][1]:
+            return True
+        return self._there is not None and bool(self._slot(optimizer)[0])
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """Unscale the gradients, unless that was done, and step if all of them are finite.
@@ -141,13 +215,20 @@ class GradScaler:
             raise GradientError("Closure use is not currently supported if GradScaler is enabled.")
         if self._stage(optimizer) == _STEPPED:
             raise GradientError("step() has already been called since the last update().")
-        if self._stage(optimizer) == _READY:
-            self.unscale_(optimizer)
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        assert any(p.grad is not None for p in params), (
+        assert _grads(optimizer), (
             "No inf checks were recorded for this optimizer: none of its parameters has a gradient."
         )
-        found = self._optimizers[optimizer][1]
+        read_there = self._step_there(optimizer)
+        if read_there is not None:
+            self._optimizers[optimizer] = (_STEPPED, False)
+            optimizer.loss_scale = read_there
+            try:
+                return optimizer.step(*args, **kwargs)
+            finally:
+                optimizer.loss_scale = None
+        if self._stage(optimizer) == _READY:
+            self.unscale_(optimizer)
+        found = self._skips(optimizer)
         result = None if found else optimizer.step(*args, **kwargs)
         self._optimizers[optimizer] = (_STEPPED, found)
         return result
@@ -165,6 +246,11 @@ class GradScaler:
             return
         if new_scale is not None:
             self._scale = float(new_scale)
+            if self._there is not None:
+                self._there.set(self._scale)
+        elif self._there is not None:
+            assert self._optimizers, "No inf checks were recorded prior to update."
+            self._there.update(self._growth_factor, self._backoff_factor, self._growth_interval)
         else:
             assert self._optimizers, "No inf checks were recorded prior to update."
             self._adapt(any(found for _, found in self._optimizers.values()))
@@ -183,7 +269,9 @@ class GradScaler:
             self._growth_tracker = 0
 
     def get_scale(self) -> float:
-        """The scale; 1 if switched off."""
+        """The scale; 1 if switched off. Waits for a GPU that keeps it."""
+        if self._there is not None:
+            self._scale = float(self._there.scale[0])
         return self._scale if self._enabled else 1.0
 
     def get_growth_factor(self) -> float:
@@ -220,8 +308,10 @@ class GradScaler:
         """Scale, factors and counter, under PyTorch's names; empty if switched off."""
         if not self._enabled:
             return {}
+        if self._there is not None:
+            self._growth_tracker = int(self._there.tracker[0])
         return {
-            "scale": self._scale,
+            "scale": self.get_scale(),
             "growth_factor": self._growth_factor,
             "backoff_factor": self._backoff_factor,
             "growth_interval": self._growth_interval,
@@ -246,6 +336,19 @@ class GradScaler:
         self._backoff_factor = state_dict["backoff_factor"]
         self._growth_interval = state_dict["growth_interval"]
         self._growth_tracker = int(state_dict["_growth_tracker"])
+        if self._there is not None:
+            self._there.set(self._scale, self._growth_tracker)
+
+
+def _usable(device: str) -> bool:
+    """Whether losses can be on a device of this kind here."""
+    return device == "cpu" or (device == "cuda" and availability.why_not() is None)
+
+
+def _grads(optimizer: Any) -> list[Tensor]:
+    """The gradients of its parameters."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return [p.grad for p in params if p.grad is not None]
 
 
 def _check_factors(growth: float, backoff: float) -> None:

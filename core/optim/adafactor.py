@@ -106,8 +106,8 @@ class Adafactor(KernelOptimizer):
         rows, columns = array.shape[-2:]
         return {
             "step": scalar(0),
-            "row_var": Tensor(np.zeros((*array.shape[:-2], rows, 1), array.dtype)),
-            "col_var": Tensor(np.zeros((*array.shape[:-2], 1, columns), array.dtype)),
+            "row_var": Tensor(np.zeros_like(array, shape=(*array.shape[:-2], rows, 1))),
+            "col_var": Tensor(np.zeros_like(array, shape=(*array.shape[:-2], 1, columns))),
         }
 
     def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:

@@ -9,6 +9,7 @@ import numpy as np
 from ..tensors import Tensor
 from .checks import as_float, check_implementation_flags, check_lr, check_not_negative
 from .kernel import KernelOptimizer, Update, numbers, scalar
+from .on_device import Recipe
 from .optimizer import Params
 
 
@@ -93,6 +94,10 @@ class Adagrad(KernelOptimizer):
         if p._array.dtype.kind == "c":
             start = complex(start, start)  # type: ignore[assignment]
         return {"step": scalar(0), "sum": Tensor(np.full_like(p._array, start))}
+
+    def _recipe(self, group: dict[str, Any]) -> Recipe:
+        settings = tuple(numbers(group, "lr", "lr_decay", "eps", "weight_decay").values())
+        return Recipe("adagrad", ("sum",), settings, group["maximize"])
 
     def _update(self, group: dict[str, Any], clock: Any) -> Update:
         settings = numbers(group, "lr", "eps", "weight_decay")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 from ..tensors import Tensor
 from .checks import check_betas, check_implementation_flags, check_lr, check_not_negative
 from .kernel import KernelOptimizer, Update, betas_of, numbers, scalar, zeros_like
+from .on_device import Recipe
 from .optimizer import Params
 
 
@@ -101,10 +101,16 @@ class Adam(KernelOptimizer):
     def _start_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"step": scalar(0), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
 
-    def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
+    def _complete(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> None:
         if group["amsgrad"] and "max_exp_avg_sq" not in values:  # switched on at a later step
             values["max_exp_avg_sq"] = zeros_like(p)
-        return super()._tick(p, values, group)
+
+    def _recipe(self, group: dict[str, Any]) -> Recipe:
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq" if group["amsgrad"] else None)
+        n = {**numbers(group, "lr", "eps", "weight_decay"), **betas_of(group)}
+        settings = (n["lr"], n["beta1"], n["beta2"], n["eps"], n["weight_decay"])
+        decoupled = float(group["decoupled_weight_decay"])
+        return Recipe("adam", names, (*settings, decoupled), group["maximize"])
 
     def _update(self, group: dict[str, Any], clock: Any) -> Update:
         largest = "max_exp_avg_sq" if group["amsgrad"] else None

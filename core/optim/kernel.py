@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend
+from ..backend import arrays
 from ..tensors import Tensor
+from . import on_device
 from .checks import as_float
 from .optimizer import Optimizer
 
@@ -39,9 +41,16 @@ class Batch(NamedTuple):
 class KernelOptimizer(Optimizer):
     """Base class of the optimizers whose update is a kernel.
 
-    A subclass defines `_start_state` and `_update`, and where its numbers depend on more than the
-    count of steps, `_tick`.
+    A subclass defines `_start_state` and `_update`; where its numbers depend on more than the
+    count of steps, `_tick`; where state is added later, `_complete`; and if GPUs have a kernel for
+    it that counts steps by itself, `_recipe`.
     """
+
+    # Set for one step by a `GradScaler` that keeps its numbers on the device: float32 that is not
+    # 0 where gradients are not finite, and {scale, 1 / scale} of gradients that are still scaled.
+    loss_scale: tuple[Any, Any] | None = None
+    # per id of a parameter, a 16-bit array that a step on a GPU writes beside it
+    _copies: dict[int, Any] | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient; see the class for the equations.
@@ -55,7 +64,24 @@ class KernelOptimizer(Optimizer):
         loss = self._begin_step(closure)
         # all gradients are checked before the first parameter changes
         ready = [(group, self._ready(group)) for group in self.param_groups]
-        for group, params in ready:
+        for number, (group, params) in enumerate(ready):
+            if arrays.known():
+                self._step_by_device(number, group, params)
+            else:
+                self._step_batches(group, params)
+            for p, _, _ in params:
+                p._bump_version()
+        return loss
+
+    def _step_by_device(self, number: int, group: dict[str, Any], params: list[Ready]) -> None:
+        """Step what lies on GPUs there, the rest here."""
+        for index, members in on_device.split(params):
+            if index is None or not on_device.step(self, number, group, members, index):
+                self._step_batches(group, members)
+
+    def _step_batches(self, group: dict[str, Any], params: list[Ready]) -> None:
+        """Step with counts and settings that the host knows."""
+        if params:
             batches = self._batches(group, params)
             for clock, batch in batches.items():
                 update = self._update(group, clock)
@@ -65,9 +91,10 @@ class KernelOptimizer(Optimizer):
                 ]
                 step_all = backend.of(batch.params[0]).step_all
                 step_all(update.kernel, batch.params, batch.grads, states, **update.settings)
-            for p, _, _ in params:
-                p._bump_version()
-        return loss
+
+    def takes_loss_scale(self) -> bool:
+        """Whether `step` reads `loss_scale`: all gradients are on a GPU, with kernels for them."""
+        return on_device.takes_loss_scale(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `Optimizer.load_state_dict`; a ``"step"`` saved as a number becomes a tensor."""
@@ -84,6 +111,13 @@ class KernelOptimizer(Optimizer):
         """The kernel call for parameters of `group` whose `_tick` was `clock`."""
         raise NotImplementedError
 
+    def _recipe(self, group: dict[str, Any]) -> on_device.Recipe | None:
+        """How a GPU steps parameters of `group` in one launch; None: as `_update` says."""
+        return None
+
+    def _complete(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> None:
+        """Add state that was not needed until now."""
+
     def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
         """Count one more step; parameters of equal results are stepped in one call."""
         count = values["step"]._array
@@ -93,11 +127,12 @@ class KernelOptimizer(Optimizer):
     def _batches(self, group: dict[str, Any], params: list[Ready]) -> dict[Hashable, Batch]:
         """The parameters by `_tick`."""
         batches: dict[Hashable, Batch] = {}
-        state, tick = self.state, self._tick
+        state, tick, complete = self.state, self._tick, self._complete
         for p, array, grad in params:
             values = state[p]
             if not values:
                 values.update(self._start_state(p, group))
+            complete(p, values, group)
             clock = tick(p, values, group)
             batch = batches.get(clock)
             if batch is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
 from ..tensors import Tensor
 from .checks import check_betas, check_lr, check_not_negative
 from .kernel import KernelOptimizer, Update, betas_of, numbers, scalar, zeros_like
+from .on_device import Recipe
 from .optimizer import Params
 
 
@@ -89,6 +91,17 @@ class LAMB(KernelOptimizer):
 
     def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
         return super()._tick(p, values, group), p.ndim > 1 or not group["exclude_1d"]
+
+    def _recipe(self, group: dict[str, Any]) -> Recipe:
+        n = {**numbers(group, "lr", "eps", "weight_decay"), **betas_of(group)}
+        settings = (n["lr"], n["beta1"], n["beta2"], n["eps"], n["weight_decay"], 0.0, 0.0)
+        return Recipe(
+            "lamb",
+            ("exp_avg", "exp_avg_sq"),
+            (*settings, *(group["norm_bounds"] or (0.0, math.inf))),
+            group["maximize"],
+            adapts=lambda p: p.ndim > 1 or not group["exclude_1d"],
+        )
 
     def _update(self, group: dict[str, Any], clock: Any) -> Update:
         step, adapt = clock

@@ -8,6 +8,7 @@ from typing import Any
 from ..tensors import Tensor
 from .checks import check_lr, check_not_negative
 from .kernel import KernelOptimizer, Update, numbers, zeros_like
+from .on_device import Recipe
 from .optimizer import Params
 
 
@@ -96,6 +97,17 @@ class LARS(KernelOptimizer):
     def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
         """Whether `p` gets a rate of its own."""
         return p.ndim > 1 or not group["exclude_1d"]
+
+    def _recipe(self, group: dict[str, Any]) -> Recipe:
+        names = ("lr", "momentum", "weight_decay", "trust_coefficient", "eps")
+        return Recipe(
+            "lars",
+            ("momentum_buffer",),
+            tuple(numbers(group, *names).values()),
+            group["maximize"],
+            group["nesterov"],
+            adapts=lambda p: p.ndim > 1 or not group["exclude_1d"],
+        )
 
     def _update(self, group: dict[str, Any], clock: Any) -> Update:
         settings = {

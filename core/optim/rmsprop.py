@@ -8,6 +8,7 @@ from typing import Any
 from ..tensors import Tensor
 from .checks import check_implementation_flags, check_lr, check_not_negative
 from .kernel import KernelOptimizer, Update, numbers, scalar, zeros_like
+from .on_device import Recipe
 from .optimizer import Params
 
 
@@ -92,11 +93,19 @@ class RMSprop(KernelOptimizer):
     def _start_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"step": scalar(0), "square_avg": zeros_like(p)}
 
-    def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
+    def _complete(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> None:
         if group["momentum"] and "momentum_buffer" not in values:
             values["momentum_buffer"] = zeros_like(p)
         if group["centered"] and "grad_avg" not in values:
             values["grad_avg"] = zeros_like(p)
+
+    def _recipe(self, group: dict[str, Any]) -> Recipe:
+        buffer = "momentum_buffer" if group["momentum"] else None
+        names = ("square_avg", buffer, "grad_avg" if group["centered"] else None)
+        settings = tuple(numbers(group, "lr", "alpha", "eps", "weight_decay", "momentum").values())
+        return Recipe("rmsprop", names, settings, group["maximize"])
+
+    def _tick(self, p: Tensor, values: dict[str, Any], group: dict[str, Any]) -> Hashable:
         super()._tick(p, values, group)
         return None  # no number depends on the count
 

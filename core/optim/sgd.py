@@ -10,6 +10,7 @@ import numpy as np
 from ..tensors import Tensor
 from .checks import check_implementation_flags, check_lr, check_not_negative
 from .kernel import Batch, KernelOptimizer, Ready, Update, numbers
+from .on_device import Recipe
 from .optimizer import Params
 
 
@@ -109,6 +110,17 @@ class SGD(KernelOptimizer):
             return False
         values["momentum_buffer"] = Tensor(np.zeros_like(p._array))
         return True
+
+    def _recipe(self, group: dict[str, Any]) -> Recipe:
+        settings = numbers(group, "lr", "momentum", "dampening", "weight_decay")
+        return Recipe(
+            "sgd",
+            ("momentum_buffer" if group["momentum"] else None,),
+            tuple(settings.values()),
+            group["maximize"],
+            group["nesterov"],
+            counts_first=bool(group["momentum"] and group["dampening"]),
+        )
 
     def _update(self, group: dict[str, Any], clock: Any) -> Update:
         settings = {

@@ -6,7 +6,10 @@ import copy
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
+
 from .. import devices
+from ..backend import arrays
 from ..dtypes import FLOATING
 from ..errors import ShapeError
 from ..tensors import Tensor
@@ -104,9 +107,22 @@ def _copy_for(param: Tensor, value: Any, key: str = "") -> Any:
         return copy.deepcopy(value)
     cast = key != "step" and param._array.dtype.kind in FLOATING
     dtype = param._array.dtype if cast else value._array.dtype
-    place = value if key == "step" else param
-    there = devices.moved(value._array, devices.of(place._array))
-    return Tensor(there.astype(dtype, order="C"))
+    if key == "step":  # steps on a GPU move it there when they count
+        return Tensor(np.array(arrays.to_host(value._array), dtype=dtype))
+    return Tensor(_placed_as(param._array, value._array, dtype))
+
+
+def _placed_as(pattern: np.ndarray, value: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """A copy on the device of `pattern`, and in its order of memory where the shapes agree."""
+    if not arrays.known():
+        return np.array(value, dtype=dtype)
+    there = arrays.index_of(pattern)
+    moved = devices.moved(value, "cpu" if there is None else f"cuda:{there}")
+    if moved.shape != pattern.shape:
+        return moved.astype(dtype)
+    copy = np.empty_like(pattern, dtype=dtype)
+    copy[...] = moved
+    return copy
 
 
 def _adopt_group(

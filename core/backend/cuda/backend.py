@@ -14,6 +14,7 @@ from .group_norm import CudaGroupNorm
 from .layer_norm import CudaLayerNorm
 from .linear import CudaLinear
 from .norm import CudaNorm
+from .optim import CudaOptim
 from .pool import CudaPool
 from .rnn import CudaRecurrent
 from .softmax import CudaSoftmax
@@ -34,5 +35,6 @@ class CudaBackend(
     CudaLayerNorm,
     CudaGroupNorm,
     CudaDropout,
+    CudaOptim,
 ):
     """The backend protocol on CuPy arrays; one instance per thread and device."""

@@ -158,10 +158,14 @@ class WholeOptimKernels:
         a, b, c = coefficients
         tall = matrix.shape[0] > matrix.shape[1]
         x = matrix.T if tall else matrix
-        x = x / max(norm(x), eps)
+        x = self._scaled_to_one(x, eps)
         for _ in range(steps):
             gram = self.matmul(x, x.T)
             mixed = c * self.matmul(gram, gram)
             mixed += b * gram
             x = a * x + self.matmul(mixed, x)
         return x.T if tall else x
+
+    def _scaled_to_one(self, matrix: Array, eps: float) -> Array:
+        """`matrix` divided by its norm, or by `eps` where that is larger."""
+        return matrix / max(norm(matrix), eps)

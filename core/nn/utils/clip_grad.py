@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ...errors import GradientError, OptionError
+from ...backend import arrays
+from ...errors import GradientError, OptionError, Unsupported
 from ...tensors import Tensor
 
 Tensors = Tensor | Iterable[Tensor]
@@ -56,9 +57,50 @@ def clip_grad_norm_(
                 stacklevel=2,
             )
     tensors = _listed(parameters)
-    total = get_total_norm(_grads(tensors), norm_type, error_if_nonfinite)
+    grads = _grads(tensors)
+    index = _one_gpu(grads)
+    if index is not None and float(norm_type) == 2.0:
+        total = _clip_there(grads, float(max_norm), index, error_if_nonfinite)
+        if total is not None:
+            return total
+    total = get_total_norm(grads, norm_type, error_if_nonfinite)
     clip_grads_with_norm_(tensors, max_norm, total)
     return total
+
+
+def _one_gpu(tensors: list[Tensor]) -> int | None:
+    """The GPU on which all are; None in main memory or where they are on several."""
+    if not arrays.known() or not tensors:
+        return None
+    found = {arrays.index_of(t._array) for t in tensors}
+    return found.pop() if len(found) == 1 else None
+
+
+def _clip_there(grads: list[Tensor], max_norm: float, index: int, check: bool) -> Tensor | None:
+    """Clip on the GPU without waiting for it (unless `check`); None where kernels do not serve."""
+    from ...backend.cuda import grads as kernels  # noqa: PLC0415 - needs CuPy
+
+    listed = [g._array for g in grads]
+    try:
+        found = kernels.norm(listed, index, max_norm)
+        if check:
+            _refuse_nonfinite(float(found[0]), 2.0, listed)
+        kernels.clip(listed, index, found[1:2])
+    except Unsupported:
+        return None
+    for grad in grads:
+        grad._bump_version()
+    return Tensor(found[0].astype(listed[0].dtype))
+
+
+def _refuse_nonfinite(total: float, p: float, listed: list[np.ndarray]) -> None:
+    if not math.isfinite(total):
+        bad = [i for i, a in enumerate(listed) if not math.isfinite(_norm(a, p))]
+        raise GradientError(
+            f"The total norm of order {p} for gradients from `parameters` is non-finite "
+            f"({total}; gradients number {bad}), so it cannot be clipped. To disable this error "
+            "and scale the gradients by the non-finite norm anyway, set error_if_nonfinite=False"
+        )
 
 
 def clip_grads_with_norm_(
@@ -70,11 +112,19 @@ def clip_grads_with_norm_(
         parameters, max_norm, foreach: as `clip_grad_norm_`.
         total_norm: the norm, one element.
     """
+    grads = _grads(_listed(parameters))
+    if _one_gpu(grads) is not None:
+        total = total_norm.to(grads[0].device)._array.astype(np.float64).reshape(())
+        limited = np.minimum(float(max_norm) / (total + 1e-6), 1.0)
+        for grad in grads:
+            grad._array *= limited.astype(grad._array.dtype)
+            grad._bump_version()
+        return
     factor = float(max_norm) / (total_norm.item() + 1e-6)
     if factor >= 1.0:  # NaN goes on, as in PyTorch: it must show in the gradients
         return
     with np.errstate(invalid="ignore"):
-        for grad in _grads(_listed(parameters)):
+        for grad in grads:
             grad._array *= factor
             grad._bump_version()
 
@@ -114,17 +164,36 @@ def get_total_norm(
     p = float(norm_type)
     if not p > 0:
         raise OptionError(f"norm_type: expected a number above 0, or infinity, came {norm_type}")
-    arrays = [t._array for t in _listed(tensors)]
-    norms = [_norm(a, p) for a in arrays]
+    given = _listed(tensors)
+    index = _one_gpu(given)
+    if index is not None:
+        return _norm_there(given, p, index, error_if_nonfinite)
+    listed = [t._array for t in given]
+    norms = [_norm(a, p) for a in listed]
     total = _norm(np.array(norms, dtype=np.float64), p) if norms else 0.0
-    if error_if_nonfinite and not math.isfinite(total):
-        bad = [i for i, n in enumerate(norms) if not math.isfinite(n)]
-        raise GradientError(
-            f"The total norm of order {p} for gradients from `parameters` is non-finite "
-            f"({total}; gradients number {bad}), so it cannot be clipped. To disable this error "
-            "and scale the gradients by the non-finite norm anyway, set error_if_nonfinite=False"
-        )
-    return Tensor(np.asarray(total, dtype=arrays[0].dtype if arrays else np.float32))
+    if error_if_nonfinite:
+        _refuse_nonfinite(total, p, listed)
+    return Tensor(np.asarray(total, dtype=listed[0].dtype if listed else np.float32))
+
+
+def _norm_there(tensors: list[Tensor], p: float, index: int, check: bool) -> Tensor:
+    """`get_total_norm` of tensors on one GPU."""
+    from ...backend.cuda import grads as kernels  # noqa: PLC0415 - needs CuPy
+
+    listed = [t._array for t in tensors]
+    try:
+        if p != 2.0:
+            raise Unsupported("another order")
+        total = kernels.norm(listed, index)[0]
+    except Unsupported:
+        sizes = [abs(a).astype(np.float64).ravel() for a in listed if a.size]
+        if p == math.inf:
+            total = np.max(np.stack([s.max() for s in sizes]))
+        else:
+            total = np.sum(np.stack([(s**p).sum() for s in sizes])) ** (1 / p)
+    if check:
+        _refuse_nonfinite(float(total), p, listed)
+    return Tensor(total.astype(listed[0].dtype))
 
 
 def _norm(array: np.ndarray, p: float) -> float:

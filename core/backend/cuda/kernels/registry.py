@@ -66,6 +66,10 @@ def _elementwise(name: str, about: str, reads: int) -> Kernel:
     return Kernel(name, "elementwise.cu", FLOATS, 256, about, reads=reads)
 
 
+def _step(name: str, file: str, about: str, reads: int, writes: int) -> Kernel:
+    return Kernel(f"{name}_step", f"optim_{file}.cu", FLOATS, 256, about, reads, writes)
+
+
 # Row by row: what it reads and writes once; a second read that the caches serve is not counted.
 _TABLE = (
     _elementwise("relu_forward", "max(x, 0)", 1),
@@ -150,6 +154,23 @@ _TABLE = (
     Kernel("random_integers", "random.cu", (), 256, "whole numbers", 0, 0, extra_bytes=8),
     Kernel("random_uniform", "random.cu", FLOATS, 256, "numbers in [0, 1)", reads=0),
     Kernel("random_normal", "random.cu", FLOATS, 256, "normally distributed", reads=0),
+    Kernel("grads_unscale", "grads.cu", FLOATS, 256, "finite? and divided by the loss scale"),
+    Kernel("grads_squares", "grads.cu", FLOATS, 256, "sums of squares per chunk", writes=0),
+    Kernel("grads_clip", "grads.cu", FLOATS, 256, "times a number that is below 1"),
+    Kernel("grads_norm", "grads.cu", (), 256, "norm of all, and that number", 0, 0, 8),
+    Kernel("scale_update", "grads.cu", (), 32, "the next loss scale", 0, 0, extra_bytes=16),
+    Kernel("optim_hyper", "optim.cu", (), 32, "settings of a group", 0, 0, extra_bytes=80),
+    Kernel("optim_prepare", "optim.cu", (), 128, "numbers of each tensor", 0, 0, 64),
+    Kernel("optim_ratio", "optim.cu", (), 128, "rates from norms", 0, 0, extra_bytes=64),
+    _step("sgd", "sgd", "SGD, with momentum", 3, 2),
+    _step("adam", "adam", "Adam and AdamW", 4, 3),
+    _step("rmsprop", "adam", "RMSprop", 3, 2),
+    _step("adagrad", "adam", "Adagrad", 3, 2),
+    _step("lars", "norms", "LARS, rates known", 3, 2),
+    _step("lamb", "norms", "LAMB, averages and rates known", 4, 1),
+    _step("average", "sgd", "running averages of parameters", 2, 1),
+    Kernel("lars_norms", "optim_norms.cu", FLOATS, 256, "squares of p and g per chunk", 2, 0),
+    Kernel("lamb_norms", "optim_norms.cu", FLOATS, 256, "averages; squares of p and update", 4, 2),
     Kernel("dropout", "dropout.cu", FLOATS, 256, "zeros at random, and the gradient"),
     Kernel("batch_norm_inference", "batch_norm.cu", FLOATS, 256, "channels-last x normalised"),
     Kernel("add_bias", "batch_norm.cu", FLOATS, 256, "rows plus a bias, then ReLU if asked"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import batch_norms, draws, elementwise, norms, pools, softmaxes, sums
+from . import batch_norms, draws, elementwise, norms, pools, softmaxes, steps, sums
 
 TWINS: dict[str, Callable[..., None]] = {
     **elementwise.TWINS,
@@ -20,4 +20,5 @@ TWINS: dict[str, Callable[..., None]] = {
     **norms.TWINS,
     **draws.TWINS,
     **batch_norms.TWINS,
+    **steps.TWINS,
 }
