@@ -154,6 +154,11 @@ _TABLE = (
     Kernel("random_integers", "random.cu", (), 256, "whole numbers", 0, 0, extra_bytes=8),
     Kernel("random_uniform", "random.cu", FLOATS, 256, "numbers in [0, 1)", reads=0),
     Kernel("random_normal", "random.cu", FLOATS, 256, "normally distributed", reads=0),
+    Kernel(
+        "image_batch", "augment.cu", FLOATS, 256, "a batch of images, augmented", reads=0,
+        extra_bytes=1,
+    ),
+    Kernel("next_batch", "augment.cu", (), 32, "the next batch", 0, 0, extra_bytes=16),
     Kernel("grads_unscale", "grads.cu", FLOATS, 256, "finite? and divided by the loss scale"),
     Kernel("grads_squares", "grads.cu", FLOATS, 256, "sums of squares per chunk", writes=0),
     Kernel("grads_clip", "grads.cu", FLOATS, 256, "times a number that is below 1"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import batch_norms, draws, elementwise, norms, pools, softmaxes, steps, sums
+from . import batch_norms, draws, elementwise, images, norms, pools, softmaxes, steps, sums
 
 TWINS: dict[str, Callable[..., None]] = {
     **elementwise.TWINS,
@@ -21,4 +21,5 @@ TWINS: dict[str, Callable[..., None]] = {
     **draws.TWINS,
     **batch_norms.TWINS,
     **steps.TWINS,
+    **images.TWINS,
 }
