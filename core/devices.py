@@ -234,6 +234,31 @@ def moved(array: Any, given: Any, non_blocking: bool = False) -> Any:
     return transfer.to_device(array, wanted, non_blocking)
 
 
+def index_of(given: Any) -> int | None:
+    """The number of the GPU that `given` names (None: the default device); None for the CPU."""
+    found = require(given)
+    return None if found.type == "cpu" else indexed(found).index
+
+
+def generator_of(index: int, generator: Any = None) -> Any:
+    """The stream of random numbers of a GPU: `generator`, or this thread's if it is None.
+
+    Raises:
+        RuntimeError: `generator` belongs elsewhere.
+    """
+    from .backend.cuda import random  # noqa: PLC0415 - needs CuPy
+
+    if generator is None:
+        return random.default_generator(index)
+    if generator.device != device("cuda", index):
+        raise DeviceError(
+            f"Expected a 'cuda:{index}' device type for generator but found '{generator.device}': "
+            "the numbers are drawn where the tensor lies. Pass "
+            f"Generator(device='cuda:{index}'), or none"
+        )
+    return generator
+
+
 def get_default_device() -> device:
     """Where tensors are made when no device is given (per thread; the CPU at start)."""
     return _default.stack[-1]

@@ -105,11 +105,12 @@ def trunc_normal_(
             outside = (values < a) | (values > b)
             if not outside.any():
                 return tensor
-            again = Tensor(np.empty(int(outside.sum()), values.dtype))
+            again = Tensor(np.empty(int(outside.sum()), values.dtype, like=values))
             values[outside] = again.normal_(mean, std, generator=generator)._array
             tensor._bump_version()
         outside = (values < a) | (values > b)
-        draws = Tensor(np.empty(int(outside.sum()), np.float64)).uniform_(generator=generator)
+        missing = np.empty(int(outside.sum()), np.float64, like=values)
+        draws = Tensor(missing).uniform_(generator=generator)
         values[outside] = _inverse_normal(draws._array, mean, std, a, b)
         tensor._bump_version()
     return tensor
@@ -119,9 +120,9 @@ def _inverse_normal(share: np.ndarray, mean: float, std: float, a: float, b: flo
     """Where the normal distribution within [a, b] has reached `share`, by bisection."""
 
     def reached(x: np.ndarray) -> np.ndarray:
-        return np.asarray(erf((x - mean) / (std * math.sqrt(2.0))))
+        return erf((x - mean) / (std * math.sqrt(2.0)))
 
-    low, high = np.full(share.shape, float(a)), np.full(share.shape, float(b))
+    low, high = np.full_like(share, float(a)), np.full_like(share, float(b))
     start, end = reached(low), reached(high)
     target = start + share * (end - start)
     for _ in range(60):
@@ -218,7 +219,8 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     if not tensor.numel():
         return tensor
     rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
-    flat = Tensor(np.empty((max(rows, columns), min(rows, columns)), tensor._array.dtype))
+    shape, array = (max(rows, columns), min(rows, columns)), tensor._array
+    flat = Tensor(np.empty(shape, array.dtype, like=array))
     flat.normal_(0, 1, generator=generator)
     q, r = np.linalg.qr(flat._array)
     q *= np.sign(np.diag(r))
@@ -235,7 +237,8 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     count = math.ceil(sparsity * rows)
     with no_grad():
         tensor.normal_(0, std, generator=generator)
-        keys = Tensor(np.empty(tensor.shape, np.float64)).uniform_(generator=generator)
+        keys = Tensor(np.empty(tensor.shape, np.float64, like=tensor._array))
+        keys.uniform_(generator=generator)
         chosen = np.argsort(keys._array, axis=0)[:count]
         np.put_along_axis(tensor._array, chosen, 0, axis=0)
         tensor._bump_version()

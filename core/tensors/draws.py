@@ -31,11 +31,11 @@ def _stream(generator: random.Generator | None) -> np.random.Generator:
 
 
 def _drawn(
-    name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], generator: Any
-) -> np.ndarray:
+    name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], generator: Any, device: Any
+) -> Any:
     if dtype.kind in "iub":
         raise Unsupported(f"{name}: expected a floating or complex dtype, came {dtype}")
-    return draw(kind, shape, dtype, generator)
+    return draw(kind, shape, dtype, generator, devices.index_of(device))
 
 
 def rand(
@@ -46,10 +46,9 @@ def rand(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Uniform numbers in [0, 1)."""
-    devices.require(device)
+    """Uniform numbers in [0, 1); a GPU draws its own."""
     shape, to = shape_of("rand", sizes, size), dtype_or_default(dtype)
-    return Tensor(_drawn("rand", "uniform", shape, to, generator), requires_grad)
+    return Tensor(_drawn("rand", "uniform", shape, to, generator, device), requires_grad)
 
 
 def randn(
@@ -60,10 +59,9 @@ def randn(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Normally distributed numbers of mean 0 and variance 1."""
-    devices.require(device)
+    """Normally distributed numbers of mean 0 and variance 1; a GPU draws its own."""
     shape, to = shape_of("randn", sizes, size), dtype_or_default(dtype)
-    return Tensor(_drawn("randn", "normal", shape, to, generator), requires_grad)
+    return Tensor(_drawn("randn", "normal", shape, to, generator, device), requires_grad)
 
 
 def randint(
@@ -81,7 +79,7 @@ def randint(
     Raises:
         RuntimeError: no integer lies in between.
     """
-    devices.require(device)
+    index = devices.index_of(device)
     if isinstance(high, list | tuple):
         high, size = None, high
     if high is None:
@@ -91,7 +89,11 @@ def randint(
     if low >= high:
         raise ShapeError(f"randint: expected low < high, came {low} and {high}")
     to = dtypes.int64.numpy if dtype is None else dtypes.to_numpy(dtype)
-    numbers = _stream(generator).integers(low, high, shape_of("randint", (tuple(size),)))
+    shape = shape_of("randint", (tuple(size),))
+    if index is not None:
+        there = devices.generator_of(index, generator).integers(low, high, shape)
+        return Tensor(there.astype(to, copy=False), requires_grad)
+    numbers = _stream(generator).integers(low, high, shape)
     return Tensor(np.asarray(numbers).astype(to), requires_grad)
 
 
@@ -101,7 +103,8 @@ def randint_like(
     """`randint` in the shape and dtype of `input`; ``randint_like(input, high)`` starts at 0."""
     bounds = (0, low) if high is None else (low, high)
     to = dtype_like(input, dtype)
-    return randint(*bounds, tuple(input.shape), dtype=to, device=device)
+    place = input.device if device is None else device
+    return randint(*bounds, tuple(input.shape), dtype=to, device=place)
 
 
 def randperm(
@@ -113,10 +116,13 @@ def randperm(
     requires_grad: bool = False,
 ) -> Tensor:
     """The integers 0 to n-1 in random order."""
-    devices.require(device)
+    index = devices.index_of(device)
     if n < 0:
         raise ShapeError(f"randperm: expected 0 or more, came {n}")
     to = dtypes.int64.numpy if dtype is None else dtypes.to_numpy(dtype)
+    if index is not None:
+        there = devices.generator_of(index, generator).permutation(n)
+        return Tensor(there.astype(to, copy=False), requires_grad)
     return Tensor(_stream(generator).permutation(n).astype(to), requires_grad)
 
 
@@ -133,7 +139,7 @@ def rand_like(
         tuple(input.shape),
         generator=generator,
         dtype=dtype_like(input, dtype),
-        device=device,
+        device=input.device if device is None else device,
         requires_grad=requires_grad,
     )
 
@@ -151,7 +157,7 @@ def randn_like(
         tuple(input.shape),
         generator=generator,
         dtype=dtype_like(input, dtype),
-        device=device,
+        device=input.device if device is None else device,
         requires_grad=requires_grad,
     )
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import random
+from .. import devices, random
+from ..backend.arrays import module_of
 from ..errors import GradientError
 from . import graph
 from .graph import TensorBase
@@ -15,18 +16,28 @@ from .promote import cast
 
 
 def draw(
-    kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], generator: random.Generator | None
-) -> np.ndarray:
+    kind: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    generator: random.Generator | None,
+    index: int | None = None,
+) -> Any:
     """Random array: "uniform" in [0, 1) or "normal" (mean 0, variance 1).
 
     Uniform complex numbers have uniform parts; normal ones have parts of variance 1/2.
+
+    Args:
+        index: the GPU that draws them, which has numbers of its own; None in main memory.
     """
     if dtype.kind == "c":
         part = np.dtype(f"f{dtype.itemsize // 2}")
-        pairs = draw(kind, (*shape, 2), part, generator)
+        pairs = draw(kind, (*shape, 2), part, generator, index)
         if kind == "normal":
             pairs *= part.type(np.sqrt(0.5))
         return pairs.view(dtype)[..., 0]
+    if index is not None:
+        there = devices.generator_of(index, generator)
+        return (there.uniform if kind == "uniform" else there.normal)(shape, dtype)
     stream = (generator or random.default_generator()).numpy
     draw_as: Any = dtype if dtype in (np.float32, np.float64) else np.float32
     function = stream.random if kind == "uniform" else stream.standard_normal
@@ -53,7 +64,9 @@ class FillingMethods:
         if isinstance(value, TensorBase):
             return self.copy_(value)
         if self._requires_grad and graph.mode.enabled:
-            return assign(self, self._new(np.asarray(value, self._array.dtype)), "fill_")
+            return assign(
+                self, self._new(module_of(self._array).full((), value, self._array.dtype)), "fill_"
+            )
         self._canonical().fill(value)
         self._version[0] += 1
         return self

@@ -1,15 +1,19 @@
 """Random numbers: functions that draw them, and methods that fill a tensor with them.
 
-Every function takes `generator`, a `random.Generator`; None is the one of this thread.
+Every function takes `generator`, a `random.Generator`; None is the one of this thread, for a tensor
+on a GPU that of the GPU. There, weights and probabilities are not looked at, which would wait for
+the device: impossible ones give meaningless numbers.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from .. import dtypes, random
+from .. import devices, dtypes, random
+from ..backend.arrays import by_host, index_of, on_device
 from ..errors import DtypeError, ShapeError
 from .filling import draw
 from .graph import TensorBase
@@ -20,6 +24,17 @@ __all__ = ["bernoulli", "binomial", "multinomial", "normal", "poisson"]
 
 def _stream(generator: random.Generator | None) -> np.random.Generator:
     return (generator or random.default_generator()).numpy
+
+
+def uniform_beside(
+    array: Any, shape: tuple[int, ...], generator: random.Generator | None = None
+) -> Any:
+    """Uniform numbers in [0, 1) where `array` lies: float64, beside a GPU's float32 float32."""
+    index = index_of(array)
+    if index is None:
+        return _stream(generator).random(shape)
+    to = np.float64 if array.dtype.itemsize > 4 else np.float32
+    return devices.generator_of(index, generator).uniform(shape, to)
 
 
 def _floating(name: str, t: Any) -> None:
@@ -33,10 +48,12 @@ def _need(holds: Any, name: str, expected: str, came: Any) -> None:
         raise ShapeError(f"{name}: expected {expected}, came {came}")
 
 
-def _probabilities(name: str, p: Any) -> np.ndarray:
+def _probabilities(name: str, p: Any) -> Any:
     array = p._array if isinstance(p, TensorBase) else np.asarray(p, np.float64)
+    if on_device(array):
+        return array
     _need(((array >= 0) & (array <= 1)).all(), name, "probabilities within 0..1", array.tolist())
-    return array
+    return array if array.ndim else float(array)
 
 
 def bernoulli(
@@ -55,7 +72,7 @@ def bernoulli(
     if p is None:
         _floating("bernoulli", input)
     chances = _probabilities("bernoulli", input if p is None else p)
-    hits = _stream(generator).random(input._array.shape) < chances
+    hits = uniform_beside(input._array, input._array.shape, generator) < chances
     return input._new(hits.astype(input._array.dtype))
 
 
@@ -88,22 +105,28 @@ def multinomial(
     _need(weights.ndim in (1, 2), "multinomial", "(C,) or (N, C)", tuple(input.shape))
     _need(num_samples > 0, "multinomial", "num_samples > 0", num_samples)
     rows = np.atleast_2d(weights).astype(np.float64)
-    possible = np.isfinite(rows).all() and (rows >= 0).all() and (rows.sum(axis=1) > 0).all()
-    _need(possible, "multinomial", "weights >= 0 with a positive sum", "others")
+    if not on_device(rows):
+        possible = np.isfinite(rows).all() and (rows >= 0).all() and (rows.sum(axis=1) > 0).all()
+        _need(possible, "multinomial", "weights >= 0 with a positive sum", "others")
     classes = rows.shape[1]
-    stream = _stream(generator)
     if replacement:
         bounds = np.cumsum(rows, axis=1)
-        targets = stream.random((len(rows), num_samples)) * bounds[:, -1:]
+        targets = uniform_beside(rows, (len(rows), num_samples), generator) * bounds[:, -1:]
         drawn = np.stack(
             [np.searchsorted(b, t, side="right") for b, t in zip(bounds, targets, strict=True)]
         )
     else:
         _need(num_samples <= classes, "multinomial", f"at most {classes} samples", num_samples)
         with np.errstate(divide="ignore"):
-            drawn = np.argsort(stream.standard_exponential(rows.shape) / rows, axis=1)
+            drawn = np.argsort(_exponential(rows, generator) / rows, axis=1)
         drawn = drawn[:, :num_samples]
     return input._new((drawn if weights.ndim == 2 else drawn[0]).astype(np.int64))
+
+
+def _exponential(rows: Any, generator: random.Generator | None) -> Any:
+    if on_device(rows):
+        return -np.log(1 - uniform_beside(rows, rows.shape, generator))
+    return _stream(generator).standard_exponential(rows.shape)
 
 
 def normal(
@@ -132,7 +155,8 @@ def normal(
 
     tensors = [v for v in (mean, std) if isinstance(v, TensorBase)]
     spread = std._array if isinstance(std, TensorBase) else np.asarray(std)
-    _need((spread >= 0).all(), "normal", "std >= 0", spread.tolist())
+    if not on_device(spread):
+        _need((spread >= 0).all(), "normal", "std >= 0", spread.tolist())
     if (size is None) != bool(tensors):
         raise TypeError("normal(): expected a size beside two numbers, and none beside a tensor")
     if not tensors:
@@ -147,7 +171,9 @@ def normal(
         raise ShapeError(
             f"normal: shapes {centre.shape} and {spread.shape} do not broadcast"
         ) from err
-    numbers = draw("normal", shape, to, generator) * spread + centre
+    index = index_of(tensors[0]._array)
+    factor, offset = (v._array if isinstance(v, TensorBase) else v for v in (std, mean))
+    numbers = draw("normal", shape, to, generator, index) * factor + offset
     return tensors[0]._new(numbers.astype(to, copy=False))
 
 
@@ -158,9 +184,11 @@ def poisson(input: Any, generator: random.Generator | None = None) -> Any:
         RuntimeError: integers, or a negative rate.
     """
     _floating("poisson", input)
-    _need((input._array >= 0).all(), "poisson", "rates >= 0", "a negative one")
-    numbers = _stream(generator).poisson(input._array.astype(np.float64))
-    return input._new(np.asarray(numbers).astype(input._array.dtype))
+    rates = input._array
+    if not on_device(rates):
+        _need((rates >= 0).all(), "poisson", "rates >= 0", "a negative one")
+    numbers = by_host("poisson", _array_of(_stream(generator).poisson), rates.astype(np.float64))
+    return input._new(numbers.astype(rates.dtype))
 
 
 def binomial(count: Any, prob: Any, generator: random.Generator | None = None) -> Any:
@@ -170,18 +198,25 @@ def binomial(count: Any, prob: Any, generator: random.Generator | None = None) -
         RuntimeError: integers, or a probability outside 0..1.
     """
     _floating("binomial", count)
-    chances = _probabilities("binomial", prob).astype(np.float64)
-    numbers = _stream(generator).binomial(count._array.astype(np.int64), chances)
-    return count._new(np.asarray(numbers).astype(count._array.dtype))
+    chances = np.multiply(_probabilities("binomial", prob), 1.0, dtype=np.float64)
+    trials = count._array.astype(np.int64)
+    numbers = by_host("binomial", _array_of(_stream(generator).binomial), trials, chances)
+    return count._new(numbers.astype(count._array.dtype))
 
 
-def _open(self: Any, generator: random.Generator | None) -> np.ndarray:
+def _array_of(function: Any) -> Any:
+    """`function` with an array as result, also for a single number."""
+    return lambda *values: np.asarray(function(*values))
+
+
+def _open(self: Any, generator: random.Generator | None) -> Any:
     """Uniform numbers in (0, 1], of which a logarithm can be taken."""
-    return 1 - _stream(generator).random(self._array.shape)
+    return 1 - uniform_beside(self._array, self._array.shape, generator)
 
 
-def _fill(self: Any, numbers: np.ndarray) -> Any:
-    return self.copy_(self._new(np.asarray(numbers).astype(self._array.dtype, copy=False)))
+def _fill(self: Any, numbers: Any) -> Any:
+    numbers = numbers if on_device(numbers) else np.asarray(numbers)
+    return self.copy_(self._new(numbers.astype(self._array.dtype, copy=False)))
 
 
 class SamplingMethods(TensorBase):
@@ -195,7 +230,8 @@ class SamplingMethods(TensorBase):
         _need(std >= 0, "normal_", "std >= 0", std)
         if self._array.dtype.kind not in dtypes.DIFFERENTIABLE:
             _floating("normal_", self)
-        numbers = draw("normal", self._array.shape, self._array.dtype, generator)
+        place = index_of(self._array)
+        numbers = draw("normal", self._array.shape, self._array.dtype, generator, place)
         numbers *= std
         numbers += mean
         return self.copy_(self._new(numbers))
@@ -211,7 +247,8 @@ class SamplingMethods(TensorBase):
         _need(a <= b, "uniform_", "bounds in order", f"{a} and {b}")
         if self._array.dtype.kind not in dtypes.DIFFERENTIABLE:
             _floating("uniform_", self)
-        numbers = draw("uniform", self._array.shape, self._array.dtype, generator)
+        place = index_of(self._array)
+        numbers = draw("uniform", self._array.shape, self._array.dtype, generator, place)
         numbers *= b - a
         numbers += a
         return self.copy_(self._new(numbers))
@@ -220,7 +257,7 @@ class SamplingMethods(TensorBase):
         """Fill with 1 (probability p, a number or a tensor) and 0; returns self."""
         check_in_place(self, "bernoulli_")
         chances = _probabilities("bernoulli_", p)
-        return _fill(self, _stream(generator).random(self._array.shape) < chances)
+        return _fill(self, uniform_beside(self._array, self._array.shape, generator) < chances)
 
     def exponential_(self: Any, lambd: float = 1, *, generator: Any = None) -> Any:
         """Fill with exponentially distributed numbers of rate `lambd`; returns self."""
@@ -234,20 +271,27 @@ class SamplingMethods(TensorBase):
         check_in_place(self, "log_normal_")
         _floating("log_normal_", self)
         _need(std > 0, "log_normal_", "std > 0", std)
-        return _fill(self, _stream(generator).lognormal(mean, std, self._array.shape))
+        index = index_of(self._array)
+        if index is None:
+            return _fill(self, _stream(generator).lognormal(mean, std, self._array.shape))
+        numbers = draw("normal", self._array.shape, self._array.dtype, generator, index)
+        return _fill(self, np.exp(numbers * std + mean))
 
     def cauchy_(self: Any, median: float = 0, sigma: float = 1, *, generator: Any = None) -> Any:
         """Fill with Cauchy distributed numbers; returns self."""
         check_in_place(self, "cauchy_")
         _floating("cauchy_", self)
         _need(sigma > 0, "cauchy_", "sigma > 0", sigma)
-        turns = _stream(generator).random(self._array.shape) - 0.5
+        turns = uniform_beside(self._array, self._array.shape, generator) - 0.5
         return _fill(self, median + sigma * np.tan(np.pi * turns))
 
     def geometric_(self: Any, p: float, *, generator: Any = None) -> Any:
         """Fill with the number of trials up to the first success; returns self."""
         check_in_place(self, "geometric_")
         _need(0 < p < 1, "geometric_", "p within 0..1, both excluded", p)
+        if on_device(self._array):
+            trials = np.floor(np.log(_open(self, generator)) / math.log1p(-p)) + 1
+            return _fill(self, trials)
         return _fill(self, _stream(generator).geometric(p, self._array.shape))
 
     def random_(self: Any, *bounds: int, generator: Any = None, **named: Any) -> Any:
@@ -261,7 +305,11 @@ class SamplingMethods(TensorBase):
         """
         check_in_place(self, "random_")
         low, high = _bounds(self._array.dtype, bounds, named)
-        return _fill(self, _stream(generator).integers(low, high, self._array.shape))
+        index = index_of(self._array)
+        if index is None:
+            return _fill(self, _stream(generator).integers(low, high, self._array.shape))
+        there = devices.generator_of(index, generator)
+        return _fill(self, there.integers(low, high, self._array.shape))
 
 
 def _bounds(dtype: np.dtype[Any], given: tuple[int, ...], named: dict[str, Any]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ... import random
-from ...backend.arrays import on
+from ...backend.arrays import on_device
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...ops import activation as ops
 from ...ops import shrink
@@ -20,6 +20,7 @@ from ...tensors.autocasting import lowers
 from ...tensors.graph import apply
 from ...tensors.inplace import assign
 from ...tensors.reductions import axis_of
+from ...tensors.sampling import uniform_beside
 from ...tensors.splitting import split
 from ...tensors.unary import sigmoid, tanh
 from .checks import need_floating
@@ -115,7 +116,7 @@ def rrelu(
     if not training:
         return leaky_relu(input, (lower + upper) / 2, inplace)
     x = input._array
-    draws = on(random.default_generator().numpy.uniform(lower, upper, x.shape), x)
+    draws = uniform_beside(x, x.shape) * (upper - lower) + lower
     y = input * Tensor(np.where(x > 0, 1, draws).astype(x.dtype))
     return assign(input, y, "rrelu_") if inplace else y
 
@@ -301,8 +302,12 @@ def gumbel_softmax(
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax".
     """
     need_floating("gumbel_softmax", logits)
-    noise = on(random.default_generator().numpy.gumbel(size=logits._array.shape), logits._array)
-    soft = softmax((logits + Tensor(noise.astype(logits._array.dtype))) / tau, dim)
+    x = logits._array
+    if on_device(x):
+        noise = -np.log(-np.log(np.maximum(uniform_beside(x, x.shape), 1e-12)))
+    else:
+        noise = np.asarray(random.default_generator().numpy.gumbel(size=x.shape))
+    soft = softmax((logits + Tensor(noise.astype(x.dtype))) / tau, dim)
     if not hard:
         return soft
     axis = axis_of(dim, logits.ndim, "gumbel_softmax")

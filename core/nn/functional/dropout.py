@@ -6,11 +6,11 @@ import warnings
 
 import numpy as np
 
-from ... import random
-from ...backend.arrays import on
+from ...backend.arrays import index_of
 from ...errors import OptionError, ShapeError
 from ...ops.dropout import Dropout
 from ...tensors import Tensor
+from ...tensors.filling import draw
 from ...tensors.graph import apply
 from ...tensors.inplace import assign
 
@@ -89,7 +89,7 @@ def _alpha_dropout(
     low = -1.7580993408473766  # -scale * alpha of SELU
     shape = input._array.shape
     shape = shape[:2] + (1,) * (len(shape) - 2) if channels else shape
-    draws = on(random.default_generator().numpy.random(shape, np.float32), input._array)
+    draws = draw("uniform", shape, np.dtype(np.float32), None, index_of(input._array))
     keep = (draws >= p).astype(input._array.dtype)
     a = ((1 - p) * (1 + p * low * low)) ** -0.5 if p < 1 else 0.0
     b = -a * p * low

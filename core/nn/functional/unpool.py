@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ... import random
-from ...backend.arrays import on, on_device
+from ...backend.arrays import on_device
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...tensors import Tensor
+from ...tensors.sampling import uniform_beside
 from .conv import per_dimension
 from .pool import Sizes, avg_pool1d, avg_pool2d, avg_pool3d, batched
 
@@ -175,7 +175,7 @@ def _fractional_max_pool(
             raise ShapeError(f"{name}: {out} windows of {kernel} do not fit input {spatial}")
         lead = x._array.shape[:2]
         draws = (
-            on(random.default_generator().numpy.random((*lead, dims)), x._array)
+            uniform_beside(x._array, (*lead, dims))
             if samples is None
             else np.broadcast_to(samples._array, (*lead, dims))
         )

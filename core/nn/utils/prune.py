@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ... import random
+from ...backend.arrays import as_array
 from ...errors import ArgumentError, OptionError, ShapeError
 from ...tensors import Tensor
+from ...tensors.sampling import uniform_beside
 from ..modules.module import Module
 
 
@@ -242,7 +243,7 @@ class RandomUnstructured(_Unstructured):
     """
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        return random.default_generator().numpy.random(values.shape)
+        return uniform_beside(values, values.shape)
 
 
 class L1Unstructured(_Unstructured):
@@ -292,7 +293,7 @@ class RandomStructured(_Structured):
     """
 
     def scores(self, channels: np.ndarray) -> np.ndarray:
-        return random.default_generator().numpy.random(len(channels))
+        return uniform_beside(channels, (len(channels),))
 
 
 class LnStructured(_Structured):
@@ -310,7 +311,7 @@ class LnStructured(_Structured):
 
     def scores(self, channels: np.ndarray) -> np.ndarray:
         order = 2 if self.n == "fro" else float(self.n)
-        return np.asarray(np.linalg.norm(channels, ord=order, axis=1))
+        return as_array(np.linalg.norm(channels, ord=order, axis=1))
 
 
 class CustomFromMask(BasePruningMethod):
