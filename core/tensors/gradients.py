@@ -18,7 +18,7 @@ from ..autograd.engine import Run, run_hooks
 from ..autograd.mode import mode
 from ..backend.arrays import owned
 from ..dtypes import DIFFERENTIABLE
-from ..errors import GradientError, ShapeError
+from ..errors import DeviceError, GradientError, ShapeError
 from . import graph
 from .graph import TensorBase
 from .promote import cast
@@ -81,6 +81,11 @@ class GradientMethods(TensorBase):
         if value is not None and value.shape != self.shape:
             raise ShapeError(
                 f"grad: expected shape {tuple(self.shape)} as the tensor, came {tuple(value.shape)}"
+            )
+        if value is not None and type(value._array) is not type(self._array):
+            raise DeviceError(
+                f"grad: expected a gradient on {self.device} as the tensor, came one on "  # type: ignore[attr-defined]
+                f"{value.device}. Move it by .to({str(self.device)!r})"  # type: ignore[attr-defined]
             )
         if value is not None and value._array.dtype != self._array.dtype:
             raise GradientError(f"grad: expected {self.dtype} as the tensor, came {value.dtype}")
@@ -264,6 +269,11 @@ def root_of(tensor: Any, gradient: Any, recorded: bool = False) -> tuple[Any, in
         grad = np.ones_like(array, order="C")
     else:
         grad = gradient._array
+        if type(grad) is not type(array):
+            raise DeviceError(
+                f"backward: the tensor lies on {tensor.device}, its gradient on {gradient.device}; "
+                f"move it by .to({str(tensor.device)!r})"
+            )
         if grad.shape != array.shape:
             raise ShapeError(f"backward: gradient has shape {grad.shape}, the tensor {array.shape}")
         if (grad.dtype.kind == "c") != (array.dtype.kind == "c"):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.mode import mode
-from ..backend.arrays import address_of, as_array, module_of, on_device, strided
+from ..backend.arrays import address_of, as_array, known, module_of, on_device, strided
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..dtypes import DIFFERENTIABLE, is_half
 from ..errors import GradientError
@@ -98,6 +98,11 @@ def apply(op: Op, *inputs: Any) -> Any:
     before = warnings_of_numpy.set(IGNORED)
     try:
         y = op.forward(*arrays)
+    except REFUSALS:
+        moved = _on_one_device(op, inputs)
+        if moved is None:
+            raise
+        return apply(op, *moved)
     finally:
         warnings_of_numpy.reset(before)
     if record:
@@ -106,6 +111,17 @@ def apply(op: Op, *inputs: Any) -> Any:
         outs = tuple(source._new(part) for part in y)
         return tuple(map(untracked, outs)) if mode.inference else outs
     return untracked(source._new(y)) if mode.inference else source._new(y)
+
+
+# What arrays raise that meet one of another device: TypeError from NumPy and CuPy, AttributeError
+# where a kernel asks for the other's address, ValueError between two GPUs.
+REFUSALS = (TypeError, ValueError, AttributeError)
+
+
+def _on_one_device(op: Op, inputs: Sequence[Any]) -> tuple[Any, ...] | None:
+    from .together import together  # noqa: PLC0415 - it applies ops
+
+    return together(op.op_name, inputs, op) if known() else None
 
 
 class Untracked(list[int]):
@@ -204,6 +220,9 @@ class Deferred:
         before = warnings_of_numpy.set(IGNORED)
         try:
             return op.forward(*self.arrays)
+        except REFUSALS:
+            _on_one_device(op, [self.source._new(a) for a in self.arrays if a is not None])
+            raise
         finally:
             warnings_of_numpy.reset(before)
 
@@ -230,6 +249,8 @@ def defer(op: Any, *inputs: Any) -> Any:
             arrays.append(t)
             versions.append(None)
     record = record and mode.enabled
+    if type(arrays[0]) is not type(source._array):
+        _on_one_device(op, inputs)
     out = source._new_pending()
     if mode.inference:
         untracked(out)

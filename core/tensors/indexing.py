@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from .. import devices
 from ..backend.arrays import address_of, as_array, is_array, on, on_device
 from ..errors import BoundsError, DtypeError, ShapeError
 from ..ops import index as ops
 from ..ops.shape import Slice
+from ..ops.transfer import Move
 from . import graph
 from .graph import TensorBase, apply, view
 from .inplace import assign, changed, check_in_place, check_overlap
 from .promote import cast
+from .together import different
 
 __all__ = ["argwhere", "index_put", "nonzero", "one_hot"]
 
@@ -140,11 +143,13 @@ def setitem(input: Any, key: Any, value: Any) -> None:
         check_overlap(array[(*key, ...)] if basic else array, "setitem")
     if isinstance(value, TensorBase):
         value = cast(value, array.dtype)
+        if type(value._array) is not type(array) and (basic or not value._array.ndim):
+            value = apply(Move(devices.of(array)), value)
         if value._array.ndim == 0 and not value._requires_grad and value.is_cpu:
             value = value._array.item()
     source = value._array if isinstance(value, TensorBase) else value
-    if type(source) is np.ndarray:
-        source = on(source, array)
+    if type(value) is np.ndarray:
+        source = on(value, array)
     tracked = graph.mode.enabled and (
         input._requires_grad or (isinstance(value, TensorBase) and value._requires_grad)
     )
@@ -157,6 +162,10 @@ def setitem(input: Any, key: Any, value: Any) -> None:
         else:
             array[key] = source
             input._version[0] += 1
+    except TypeError:
+        if isinstance(value, TensorBase) and type(value._array) is not type(array):
+            raise different("setitem", input, value) from None
+        raise
     except ValueError as err:
         raise ShapeError(
             f"setitem: value of shape {np.shape(source)} does not fit the place: {err}"

@@ -15,6 +15,7 @@ from ..backend.arrays import is_array, may_share_memory
 from ..errors import DtypeError, GradientError, ShapeError
 from ..ops.base import Op
 from .graph import (
+    REFUSALS,
     Place,
     TensorBase,
     Untracked,
@@ -26,6 +27,7 @@ from .graph import (
     place_of,
     root_of_history,
 )
+from .together import different, together
 
 
 class AssignView(Op):
@@ -107,6 +109,8 @@ def assign(t: TensorBase, value: Any, name: str) -> Any:
     tracked = mode.enabled and (value._requires_grad or t._requires_grad)
     if tracked and value._node is not None:
         _keep_original(value._node, t)
+    if type(source) is not type(target):
+        raise different(name, t, value)
     try:
         np.copyto(target, source, casting="unsafe")
     except ValueError:
@@ -137,8 +141,14 @@ def changed(op: Any, name: str, t: Any, rest: tuple[Any, ...], in_place: bool) -
     for i, r in enumerate(arrays):
         if is_array(r) and may_share_memory(r, array):
             arrays[i] = r.copy()
-    with np.errstate(all="ignore"):
-        op.write(array, *arrays)
+    try:
+        with np.errstate(all="ignore"):
+            op.write(array, *arrays)
+    except REFUSALS:
+        moved = together(name, (t, *rest), op)
+        if moved is None or moved[0] is not t:
+            raise
+        return changed(op, name, t, moved[1:], True)
     t._version[0] += 1
     return t
 

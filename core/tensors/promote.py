@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..backend.arrays import as_array
+from ..backend.arrays import as_array, known
 from ..errors import DtypeError, ShapeError
 from ..ops.base import Op
 from ..ops.elementwise import Cast
-from .graph import TensorBase, apply
+from .graph import REFUSALS, TensorBase, apply
 
 _OPERANDS = (TensorBase, bool, int, float, complex, np.generic)
 
@@ -47,6 +47,13 @@ def binary(op: Op, name: str, a: Any, b: Any, floating: bool = False) -> Any:
         return apply(op, a, b)
     except ValueError as err:
         raise mismatch(name, err, a, b) from err
+
+
+def on_one_device(name: str, *inputs: Any) -> tuple[Any, ...] | None:
+    """`together.together`, where a GPU has been used at all."""
+    from .together import together  # noqa: PLC0415 - it applies ops
+
+    return together(name, inputs) if known() else None
 
 
 def check_broadcast(name: str, *values: Any) -> None:
@@ -171,8 +178,13 @@ def plain(function: Callable[..., Any], name: str, a: Any, b: Any) -> Any:
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
             return source._new(function(xa, xb))
-    except ValueError as err:
-        raise mismatch(name, err, a, b) from err
+    except REFUSALS as err:
+        moved = on_one_device(name, a, b)
+        if moved is not None:
+            return plain(function, name, *moved)
+        if isinstance(err, ValueError):
+            raise mismatch(name, err, a, b) from err
+        raise
 
 
 def operator_of(function: Callable[..., Any], swap: bool = False) -> Callable[..., Any]:

@@ -54,6 +54,17 @@ def element_type(*arrays: Any) -> str:
     raise Unsupported(f"dtype {dtype}")
 
 
+def require_there(*arrays: Any) -> None:
+    """Raise unless all arrays (except None) lie on a GPU, where CuPy would copy them silently.
+
+    Raises:
+        TypeError: one lies in main memory.
+    """
+    for array in arrays:
+        if array is not None and not isinstance(array, cupy.ndarray):
+            raise TypeError(f"expected an array of a GPU, came {type(array).__name__}")
+
+
 def require_elements(*arrays: Any) -> None:
     """Raise Unsupported if an array is empty."""
     for array in arrays:

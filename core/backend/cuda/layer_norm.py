@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import Unsupported
 from ..protocol import Array, Dims
-from .base import F32, CudaBase, element_type, fast, require_elements
+from .base import F32, CudaBase, element_type, fast, require_elements, require_there
 from .elementwise import NULL
 from .kernels import blocks, launch
 from .sums import Columns, finished, team
@@ -27,6 +27,7 @@ class CudaLayerNorm(CudaBase):
     ) -> tuple[Array, Array, Array]:
         element_type(x)
         require_elements(x)
+        require_there(weight, bias)
         x = cupy.ascontiguousarray(x)
         rows, cols, statistics = _rows(x.shape, axes_count)
         mean, rstd = cupy.empty(statistics, F32), cupy.empty(statistics, F32)
@@ -59,6 +60,7 @@ class CudaLayerNorm(CudaBase):
     ) -> tuple[Array, Array]:
         element_type(x)
         require_elements(x)
+        require_there(weight)
         x = cupy.ascontiguousarray(x)
         rows, cols, _ = _rows(x.shape, axes_count)
         rstd = cupy.empty((rows, 1), F32)

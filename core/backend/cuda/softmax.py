@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import Unsupported
 from ..layout import memory_order
 from ..protocol import Array
-from .base import F32, CudaBase, element_type, fast, require_elements
+from .base import F32, CudaBase, element_type, fast, require_elements, require_there
 from .elementwise import NULL, dense, like
 from .kernels import blocks, launch
 from .sums import team
@@ -75,6 +75,7 @@ class CudaSoftmax(CudaBase):
         smoothing: float,
     ) -> tuple[Array, tuple[Any, ...]]:
         element_type(x)
+        require_there(target, weight)
         require_elements(x)
         if weight is not None and weight.dtype.itemsize > 4:
             raise Unsupported(f"weights of {weight.dtype}")
