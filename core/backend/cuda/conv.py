@@ -144,7 +144,7 @@ class CudaConv(CudnnBase):
         """Memory in order (O, *K, C) for cuDNN to write to: `out` itself where orders agree."""
         if channels > shape[1]:
             shape = (shape[0], channels, *shape[2:])
-        elif out is not None and out.dtype == dtype and self.channels_last(out) is out:
+        elif out is not None and out.dtype == dtype and self.is_ready(out):
             return out
         return empty_channels_last(shape, dtype)
 

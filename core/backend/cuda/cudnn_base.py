@@ -51,6 +51,15 @@ class CudnnBase(CudaBase):
             raise Unsupported(f"cuDNN cannot be used: {self._why_not}")
         return self._plans
 
+    def is_ready(self, x: Array) -> bool:
+        """Whether `x` (N, C, *S) lies densely channels-last and aligned, as cuDNN wants it."""
+        key = (x.shape, x.strides, x.itemsize)
+        dense = self._dense.get(key)
+        if dense is None:
+            wanted = channels_last_strides(x.shape, x.itemsize)
+            dense = self._dense[key] = same_memory_order(x.shape, x.strides, wanted)
+        return dense and address(x) % ALIGNMENT == 0
+
     def channels_last(self, x: Array, channels: int = 0) -> Array:
         """`x` (N, C, *S) as it is if it lies channels-last and aligned, else a copy that does.
 
@@ -58,12 +67,7 @@ class CudnnBase(CudaBase):
             channels: how many the result has, the additional ones zero; default: as `x`.
         """
         if channels <= x.shape[1]:
-            key = (x.shape, x.strides, x.itemsize)
-            dense = self._dense.get(key)
-            if dense is None:
-                wanted = channels_last_strides(x.shape, x.itemsize)
-                dense = self._dense[key] = same_memory_order(x.shape, x.strides, wanted)
-            if dense and address(x) % ALIGNMENT == 0:
+            if self.is_ready(x):
                 return x
             copy = empty_channels_last(x.shape, x.dtype)
             copy[...] = x

@@ -56,7 +56,7 @@ class CudaLinear(CudaBase):
             launch("add_bias", x.dtype, blocks(y.size, _THREADS), (_THREADS,), (y, held, *sizes))
             return y
         if activation == "relu":
-            cupy.maximum(y, 0, out=y)
+            return cupy.maximum(y, 0, out=y) if kind == "f8" else self.relu_forward(y)
         return y
 
     @fast

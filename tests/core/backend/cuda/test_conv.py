@@ -92,3 +92,38 @@ def test_forward_and_gradients(cuda, gpu, name, kind):
         close(grad_b, expected_b, kind)
         assert grad_w.flags.c_contiguous
         assert grad_w.dtype == TYPES[kind]
+
+
+@pytest.mark.parametrize("name", ["3x3", "1x1", "depthwise", "image"])
+@pytest.mark.parametrize("kind", ["f4", "f2"])
+def test_gradients_of_weights_go_where_they_are_wanted(cuda, gpu, name, kind):
+    x_shape, w_shape, *window = CASES[name]
+    x, w = numbers(x_shape, 0, kind), numbers(w_shape, 1, kind)
+    grad = numbers(REFERENCE.conv_forward(*wide(x, w), None, *window).shape, 2, kind)
+    expected = REFERENCE.conv_backward_weight(*wide(grad, x), w_shape, *window, False)[0]
+    size = int(np.prod(w_shape))
+    for dtype, start in ((w.dtype, 0), (w.dtype, 128), (w.dtype, 1), (np.dtype(np.float32), 0)):
+        bucket = gpu.full(size + 200, 7, dtype)  # of gradients; cuDNN cannot write to any address
+        out = bucket[start : start + size].reshape(w_shape)
+        found, _ = cuda.conv_backward_weight(
+            gpu.asarray(grad), gpu.asarray(x), w_shape, *window, False, out
+        )
+        assert found is out
+        close(out, expected, kind)
+        around = gpu.asnumpy(bucket).astype(np.float32)
+        assert (around[:start] == 7).all()
+        assert (around[start + size :] == 7).all()
+
+
+def test_empty_batches_and_four_dimensions_are_refused(cuda, gpu):
+    from allgrad.errors import Unsupported
+
+    w = gpu.zeros((4, 2, 1, 1), np.float32)
+    with pytest.raises(Unsupported, match="empty"):
+        cuda.conv_forward(gpu.zeros((0, 2, 3, 3), np.float32), w, None, *WINDOW)
+    four = ((1,) * 4, (0,) * 4, (1,) * 4, 1)
+    with pytest.raises(Unsupported, match="4 spatial"):
+        cuda.conv_forward(gpu.zeros((1, 2, 3, 3, 3, 3), np.float32), w, None, *four)
+
+
+WINDOW = ((1, 1), (0, 0), (1, 1), 1)
