@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from allgrad import kernel_counts
 from allgrad.backend.layout import is_channels_last
 from allgrad.backend.reference import ReferenceBackend
 
@@ -31,6 +32,13 @@ CASES = {
 @pytest.fixture(autouse=True)
 def _no_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("ALLGRAD_CACHE_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def cuda(cuda):
+    """The backend; nothing may be served in float32 or by the reference in its place."""
+    yield cuda
+    assert kernel_counts.fallback_counts() == {}
 
 
 def numbers(shape, seed, kind="f4"):

@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from allgrad import kernel_counts
 from allgrad.backend.reference import ReferenceBackend
 from allgrad.errors import DeviceError, ShapeError, Unsupported
 
 from .test_conv import TYPES, close, numbers, wide
 
 REFERENCE = ReferenceBackend()
+
+
+@pytest.fixture
+def cuda(cuda):
+    """The backend; nothing may be served in float32 or by the reference in its place."""
+    yield cuda
+    assert kernel_counts.fallback_counts() == {}
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -17,6 +17,13 @@ REFERENCE = ReferenceBackend()
 SHAPES = ((4, 8, 5, 6), (6, 16), (3, 8, 7), (2, 8, 3, 4, 3))
 
 
+@pytest.fixture
+def cuda(cuda):
+    """The backend; nothing may be served in float32 or by the reference in its place."""
+    yield cuda
+    assert kernel_counts.fallback_counts() == {}
+
+
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("activation", [None, "relu"])
@@ -130,3 +137,19 @@ def test_running_statistics_of_halves(gpu):
     for found, expected in zip(there, running, strict=True):
         assert found.dtype == np.float16
         close(found, expected, "f2")
+
+
+def test_plans_of_one_backend_are_told_apart(cuda, gpu):
+    x, grad = numbers((4, 8, 5, 6), 1), numbers((4, 8, 5, 6), 2)
+    for eps in (1e-5, 1.0):
+        for activation in (None, "relu"):
+            want = REFERENCE.batch_norm_forward(x, None, None, eps, activation)
+            got = cuda.batch_norm_forward(gpu.asarray(x), None, None, eps, activation)
+            close(got[0], want[0], "f4")
+            theirs = cuda.batch_norm_backward(
+                gpu.asarray(grad), gpu.asarray(x), None, *got[1:3], eps, got[3], activation
+            )
+            ours = REFERENCE.batch_norm_backward(
+                grad, x, None, *want[1:3], eps, want[3], activation
+            )
+            close(theirs[0], ours[0], "f4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from allgrad import kernel_counts
 from allgrad.backend.protocol_recurrent import RecurrentWeights
 from allgrad.backend.reference import ReferenceBackend
 from allgrad.backend.reference.rnn import GATES
@@ -16,6 +17,13 @@ from .test_conv import _no_disk as _no_disk
 REFERENCE = ReferenceBackend()
 INPUTS, HIDDEN = 5, 6
 LENGTHS = {"equal": (3, 3, 3, 3), "falling": (4, 3, 3, 1, 1), "one step": (2,)}
+
+
+@pytest.fixture
+def cuda(cuda):
+    """The backend; nothing may be served in float32 or by the reference in its place."""
+    yield cuda
+    assert kernel_counts.fallback_counts() == {}
 
 
 def problem(cell, batch_sizes, kind, bias=True):
