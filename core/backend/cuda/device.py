@@ -133,6 +133,16 @@ def end_capture() -> None:
     _captures.pop(current(), None)
 
 
+def lasting(shape: Any, dtype: Any) -> Any:
+    """Memory that the host fills between replays, such as settings and tables of addresses.
+
+    It never comes from the pool of a capture: other work of the graph may have had that memory
+    before, and would write to it again in every replay. Whoever captures keeps it.
+    """
+    with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+        return cupy.empty(shape, dtype)
+
+
 def on_replay(callback: Callable[[], None]) -> None:
     """Call it on the host before every launch of the graph that is being captured."""
     _captures[current()].callbacks.append(callback)

