@@ -41,11 +41,13 @@ def gpu(_stand_in, monkeypatch):
 
 @pytest.fixture
 def cuda(gpu, monkeypatch):
-    """The CUDA backend, for which falling back is an error; the counters start at zero."""
-    from allgrad import kernel_counts
+    """A new CUDA backend, this thread's meanwhile; falling back is an error, counters are zero."""
+    from allgrad import backend, kernel_counts
     from allgrad.backend.cuda.backend import CudaBackend
 
-    monkeypatch.setenv("ALLGRAD_STRICT", "1")
     kernel_counts.reset()
-    yield CudaBackend()
+    kernels = CudaBackend()
+    kernels.strict = True
+    monkeypatch.setitem(backend._instances.cuda, 0, kernels)
+    yield kernels
     kernel_counts.reset()
