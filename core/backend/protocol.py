@@ -16,7 +16,12 @@ from typing import Any, Protocol
 from .protocol_optim import Array as Array
 from .protocol_optim import OptimBackend
 from .protocol_recurrent import AttentionBackend, RecurrentBackend
-from .protocol_softmax import ActivationBackend, DropoutBackend, SoftmaxBackend
+from .protocol_softmax import (
+    ActivationBackend,
+    DropoutBackend,
+    EmbeddingBackend,
+    SoftmaxBackend,
+)
 
 Dims = tuple[int, ...]
 
@@ -27,6 +32,7 @@ class Backend(
     AttentionBackend,
     ActivationBackend,
     DropoutBackend,
+    EmbeddingBackend,
     SoftmaxBackend,
     Protocol,
 ):

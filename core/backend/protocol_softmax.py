@@ -64,6 +64,24 @@ class DropoutBackend(Protocol):
         ...
 
 
+class EmbeddingBackend(Protocol):
+    """Kernels of tables whose rows are looked up."""
+
+    def embedding_forward(self, weight: Array, indices: Array) -> Array:
+        """weight[indices]: (V, ...) and integers of any shape -> (*indices.shape, ...)."""
+        ...
+
+    def embedding_backward(
+        self, grad_y: Array, indices: Array, rows: int, padding: int | None, by_frequency: bool
+    ) -> Array:
+        """Gradient of the table of `rows` rows; that of row `padding` is 0.
+
+        Args:
+            by_frequency: divide the gradient of a row by how often it was looked up.
+        """
+        ...
+
+
 class SoftmaxBackend(Protocol):
     """Kernels of classifiers.
 

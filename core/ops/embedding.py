@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Array, Dims, ufuncs
-from ..backend.arrays import by_host, on, on_device, to_host
+from .. import backend
+from ..backend import Array, Dims
+from ..backend.arrays import by_host, on, to_host
+from ..backend.reference.embedding import frequencies as frequencies
+from ..backend.reference.embedding import summed_by_index as summed_by_index
 from .base import Op
 from .elementwise import Grads
 
@@ -19,6 +22,7 @@ class Embedding(Op):
     """
 
     fresh_grads = True
+    takes_half = True
 
     def __init__(self, padding_idx: int | None, by_frequency: bool = False) -> None:
         self.padding_idx, self.by_frequency = padding_idx, by_frequency
@@ -27,50 +31,14 @@ class Embedding(Op):
         self.weight_shape = weight.shape
         if self.needs[1]:
             self.saved = (indices,)
-        return weight[indices]
+        return backend.of(weight).embedding_forward(weight, indices)
 
     def backward(self, grad: Array) -> Grads:
         (indices,) = self.saved
-        full = np.zeros(self.weight_shape, grad.dtype, like=grad)
-        if on_device(grad):  # sorting would have to tell the host how many differ
-            ufuncs.at(np.add, full, indices, grad)
-            if self.by_frequency:
-                full /= frequencies(indices, full)
-        elif indices.size:
-            rows, sums, counts = summed_by_index(
-                indices.reshape(-1), grad.reshape(-1, *grad.shape[indices.ndim :])
-            )
-            if self.by_frequency:
-                sums /= counts.astype(sums.dtype).reshape(-1, *(1,) * (sums.ndim - 1))
-            full[rows] = sums
-        if self.padding_idx is not None:
-            full[self.padding_idx] = 0
+        full = backend.of(grad).embedding_backward(
+            grad, indices, self.weight_shape[0], self.padding_idx, self.by_frequency
+        )
         return None, full
-
-
-def frequencies(indices: Array, weight: Array) -> Array:
-    """(V, 1, ...): how often each row of `weight` is looked up, at least 1, in its dtype."""
-    counts = np.zeros(len(weight), np.int64, like=weight)
-    ufuncs.at(np.add, counts, indices.reshape(-1), 1)
-    return np.maximum(counts, 1).astype(weight.dtype).reshape(-1, *(1,) * (weight.ndim - 1))
-
-
-def summed_by_index(indices: Array, values: Array) -> tuple[Array, Array, Array]:
-    """(distinct indices, sums of the values of each, how many these were).
-
-    Sorting brings equal indices together; `np.add.at` takes six times as long.
-    """
-    order = np.argsort(indices, kind="stable")
-    ordered = indices[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    counts = np.diff(starts, append=len(indices))
-    if len(starts) * 4 < len(indices):
-        return ordered[starts], np.add.reduceat(values[order], starts, axis=0), counts
-    sums = values[order[starts]]  # mostly distinct: add the second of each, the third, ...
-    for turn in range(1, counts.max()):
-        more = np.flatnonzero(counts > turn)
-        sums[more] += values[order[starts[more] + turn]]
-    return ordered[starts], sums, counts
 
 
 class BagReduce(Op):

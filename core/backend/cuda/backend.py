@@ -10,6 +10,7 @@ from .attention import CudaAttention
 from .conv import CudaConv
 from .dropout import CudaDropout
 from .elementwise import CudaElementwise
+from .embedding import CudaEmbedding
 from .group_norm import CudaGroupNorm
 from .layer_norm import CudaLayerNorm
 from .linear import CudaLinear
@@ -35,6 +36,7 @@ class CudaBackend(
     CudaLayerNorm,
     CudaGroupNorm,
     CudaDropout,
+    CudaEmbedding,
     CudaOptim,
 ):
     """The backend protocol on CuPy arrays; one instance per thread and device."""

@@ -10,7 +10,7 @@ import numpy as np
 from ..layout import memory_order, same_memory_order
 from ..protocol import Array, Dims
 from ..reference.dropout import scale, threshold
-from .base import CudaBase, element_type, fast, require_elements
+from .base import CudaBase, element_type, fast
 from .elementwise import dense
 from .kernels import blocks, launch
 from .random import Key, default_generator
@@ -40,14 +40,13 @@ class CudaDropout(CudaBase):
     @fast
     def dropout_forward(self, x: Array, p: float, channels: bool, keep: bool) -> tuple[Array, Any]:
         element_type(x)
-        require_elements(x)
         x = dense(x)
         kept = Kept(default_generator(self.index).take(), p, channels, x.strides)
         return _dropped(x, kept), kept if keep else None
 
     @fast
     def dropout_backward(self, grad_y: Array, saved: Any) -> Array:
-        if not isinstance(saved, Kept):  # forward was the reference's: float64, or no elements
+        if not isinstance(saved, Kept):  # forward was the reference's
             product: Array = grad_y * saved
             return product
         element_type(grad_y)
@@ -59,6 +58,8 @@ class CudaDropout(CudaBase):
 def _dropped(x: Array, kept: Kept) -> Array:
     """x, dense in the memory order of `kept`, with its factors."""
     y = cupy.empty_like(x)
+    if not x.size:
+        return y
     channels = inner = outer = 1
     if kept.channels and x.ndim > 2:
         inner = x.strides[1] // x.itemsize if x.shape[1] > 1 else 1

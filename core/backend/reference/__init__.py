@@ -14,6 +14,7 @@ from .activation import ActivationKernels
 from .attention import AttentionKernels
 from .conv import ConvKernels
 from .dropout import DropoutKernels
+from .embedding import EmbeddingKernels
 from .linear import ElementwiseKernels, LinearKernels
 from .norm import NormKernels
 from .optim import OptimKernels
@@ -33,6 +34,7 @@ class ReferenceBackend(
     AttentionKernels,
     ActivationKernels,
     DropoutKernels,
+    EmbeddingKernels,
     OptimKernels,
 ):
     """The backend protocol on an array module.

@@ -154,6 +154,10 @@ _TABLE = (
     Kernel("random_integers", "random.cu", (), 256, "whole numbers", 0, 0, extra_bytes=8),
     Kernel("random_uniform", "random.cu", FLOATS, 256, "numbers in [0, 1)", reads=0),
     Kernel("random_normal", "random.cu", FLOATS, 256, "normally distributed", reads=0),
+    Kernel("embedding_rows", "embedding.cu", (), 256, "rows by index", 0, 0, extra_bytes=2),
+    Kernel("embedding_links", "embedding.cu", (), 256, "equal indices", 0, 0, extra_bytes=17),
+    Kernel("embedding_links_sorted", "embedding.cu", (), 256, "from a sort", 0, 0, 25),
+    Kernel("embedding_sums", "embedding.cu", FLOATS, 128, "rows of equal index added up"),
     Kernel(
         "image_batch", "augment.cu", FLOATS, 256, "a batch of images, augmented", reads=0,
         extra_bytes=1,

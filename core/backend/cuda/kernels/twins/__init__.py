@@ -10,7 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import batch_norms, draws, elementwise, images, norms, pools, softmaxes, steps, sums
+from . import (
+    batch_norms,
+    draws,
+    elementwise,
+    embeddings,
+    images,
+    norms,
+    pools,
+    softmaxes,
+    steps,
+    sums,
+)
 
 TWINS: dict[str, Callable[..., None]] = {
     **elementwise.TWINS,
@@ -21,5 +32,6 @@ TWINS: dict[str, Callable[..., None]] = {
     **draws.TWINS,
     **batch_norms.TWINS,
     **steps.TWINS,
+    **embeddings.TWINS,
     **images.TWINS,
 }
