@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from allgrad import Tensor
+from allgrad.backend import arrays
 from allgrad.ddp import gate as gates
 from allgrad.ddp.buffers import BufferSync
 from allgrad.ddp.communicators.base import Array, Communicator, Work
@@ -31,13 +32,14 @@ from allgrad.ddp.options import Options
 from allgrad.ddp.reducer import Reducer
 from allgrad.ddp.samples import count_samples
 from allgrad.ddp.shard_sampler import shard_sizes
+from allgrad.ddp.shard_streams import ShardStream
 from allgrad.ddp.tree import TreeReduction
 from allgrad.errors import DistributedError, OptionError, ShapeError
 from allgrad.nn import Module
 from allgrad.nn.utils.rnn import PackedSequence
 from allgrad.random import default_generator
 from allgrad.tensors import graph
-from allgrad.utils.data.streams import mix, new_stream, use_stream
+from allgrad.utils.data.streams import mix
 
 
 class LogicalShards:
@@ -72,7 +74,9 @@ class LogicalShards:
         self.seed = int(communicator.broadcast_object(default_generator().initial_seed()))
         self.step = 0
         self._inside = False  # between the begin and the end of a loop over shards
-        self._plain: tuple[int, Any] | None = None  # stream of the step outside of such loops
+        self._plain: tuple[int, ShardStream] | None = (
+            None  # stream of the step outside of such loops
+        )
         self._reduction.allocate(reducer.memory)
         reducer.on_start = self._start
 
@@ -102,7 +106,7 @@ class LogicalShards:
                 if position and start is not None:
                     start.put_back(position)
                 before = reducer.steps
-                with use_stream(new_stream(mix(self.seed, step, self.owned[position]))):
+                with self._stream(step, position).use():
                     yield part[0] if len(part) == 1 else part
                 if last:
                     self._check_backward(position, reducer.steps - before)
@@ -198,9 +202,13 @@ class LogicalShards:
             yield
             return
         if self._plain is None or self._plain[0] != self.step:
-            self._plain = self.step, new_stream(mix(self.seed, self.step, self.owned[0]))
-        with use_stream(self._plain[1]):
+            self._plain = self.step, self._stream(self.step, 0)
+        with self._plain[1].use():
             yield
+
+    def _stream(self, step: int, position: int) -> ShardStream:
+        on_gpu = arrays.on_device(self._reducer.params[0]._array)
+        return ShardStream(mix(self.seed, step, self.owned[position]), on_gpu)
 
 
 def check_logical(communicator: Communicator, module: Module, options: Options) -> None:

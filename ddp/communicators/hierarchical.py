@@ -19,7 +19,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ from allgrad.ddp.communicators.base import (
     scale_to_mean,
 )
 from allgrad.ddp.communicators.tree import TreeSum, nodes_of, shards_of, steps_within
+
+if TYPE_CHECKING:
+    from allgrad.ddp.diagnosis.causes import Finding
+    from allgrad.errors import DistributedError
 
 _POLL_S, _SPIN_S, _SLEEP_S = 1.0, 2e-3, 1e-4
 
@@ -216,6 +220,9 @@ class HierarchicalCommunicator(Communicator):
 
     def now(self) -> float:
         return self.flat.now()
+
+    def alarm(self, finding: Finding) -> DistributedError | None:
+        return self.flat.alarm(finding)
 
     def abort(self, code: int) -> None:
         self.flat.abort(code)

@@ -90,8 +90,9 @@ class NcclCommunicator(GpuCommunicator):
         self._together: list[tuple[str, Callable[[int], object], EventWork]] | None = None
         self._lock = threading.Lock()  # NCCL takes one call at a time
         self.records = FlightRecorder()
-        if control.flight is not None:
-            control.flight.beside = self.records
+        flight = getattr(control, "flat", control).flight  # what all ranks are heard by
+        if flight is not None:
+            flight.beside = self.records
         self._watch = Watch(self)
         # Where nobody closes it, others may be gone at the end: `destroy` would wait for them.
         self._give_up = weakref.finalize(self, _give_up, comm, self._watch.closed)
@@ -450,9 +451,10 @@ class NcclCommunicator(GpuCommunicator):
         if self.closed:
             return
         self.closed = True
+        if self.failure is None:
+            self.stream.synchronize()  # under the eyes of the watch
         self._watch.close()
         if self.failure is None:
-            self.stream.synchronize()
             self._give_up.detach()
             comm, self.comm = self.comm, _Gone()
             comm.destroy()
