@@ -9,30 +9,28 @@ tensor cores on float32; it dirties its workspace, and wants addresses at multip
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import itertools
 import pickle
-from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from support.emulated_gpu import cudnn_math as math
+from support.emulated_gpu import cudnn_engines as engines
 from support.emulated_gpu import device, state, streams
-from support.emulated_gpu.numbers import BFLOAT16, at, extent_bytes, read, tf32, write
+from support.emulated_gpu.cudnn_engines import (
+    DTYPES,
+    Node,
+    Plan,
+    Window,
+    build_plan_policy,
+    data_type,
+    heur_mode,
+    numerical_note,
+    scalar_type,
+)
+from support.emulated_gpu.numbers import at, extent_bytes
 
-data_type = enum.Enum("data_type", "NOT_SET FLOAT HALF BFLOAT16")
-heur_mode = enum.Enum("heur_mode", "A B FALLBACK")
-numerical_note = enum.Enum("numerical_note", "TENSOR_CORE NONDETERMINISTIC WINOGRAD FFT")
-build_plan_policy = enum.Enum("build_plan_policy", "HEURISTICS_CHOICE ALL")
-scalar_type = enum.Enum("scalar_type", "RUNTIME_PARAM COMPILE_TIME_CONST")
-
-_DTYPES = {
-    data_type.FLOAT: np.dtype(np.float32),
-    data_type.HALF: np.dtype(np.float16),
-    data_type.BFLOAT16: BFLOAT16,
-}
 _numbers = itertools.count(0xCD00_0000, 0x100)
 handles: dict[int, dict[str, int]] = {}
 executed: list[tuple[str, str]] = []  # (nodes, plan) of everything that ran
@@ -40,20 +38,6 @@ executed: list[tuple[str, str]] = []  # (nodes, plan) of everything that ran
 
 class cudnnGraphNotSupportedError(Exception):  # noqa: N801 - the real one's name
     """No engine supports the graph."""
-
-
-class Plan(NamedTuple):
-    """One way to compute a graph."""
-
-    name: str
-    notes: frozenset[Any]
-    workspace: int
-
-
-class Window(NamedTuple):
-    padding: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
 
 
 def create_handle() -> int:
@@ -92,7 +76,7 @@ class tensor:  # noqa: N801 - the real one's name
         return self
 
     def set_data_type(self, dtype: Any) -> tensor:
-        assert dtype in _DTYPES
+        assert dtype in DTYPES
         self.dtype = dtype
         return self
 
@@ -108,13 +92,6 @@ class tensor:  # noqa: N801 - the real one's name
 
     def get_uid(self) -> int:
         return self.uid
-
-
-class Node(NamedTuple):
-    kind: str
-    inputs: dict[str, Any]
-    outputs: list[tensor]
-    window: Window | None = None
 
 
 class pygraph:  # noqa: N801 - the real one's name
@@ -221,7 +198,7 @@ class pygraph:  # noqa: N801 - the real one's name
     def validate(self) -> None:
         self._advance("new", "validated")
         for node in self._nodes:
-            _infer(node, self._between)
+            engines.infer(node, self._between)
         for t in self._all():
             if not t.virtual and (t.dtype in (None, data_type.NOT_SET) or t.uid < 0):
                 raise RuntimeError("cudnn: a tensor without type or uid")
@@ -239,10 +216,10 @@ class pygraph:  # noqa: N801 - the real one's name
         device.no_capture("cuDNN's heuristics")
         assert modes
         self._advance("built", "planned")
-        refused = refusal(self._nodes)
+        refused = engines.refusal(self._nodes)
         if refused:
             raise cudnnGraphNotSupportedError(f"No valid engine configs for {refused}\n")
-        self._plans = _plans(self._nodes)
+        self._plans = engines.plans(self._nodes)
 
     def deselect_numeric_notes(self, notes: list[Any]) -> None:
         self._plans = [p for p in self._plans if not p.notes & set(notes)]
@@ -355,7 +332,7 @@ class pygraph:  # noqa: N801 - the real one's name
                 continue
             if pointers[t.uid] % 16:
                 raise RuntimeError(f"cudnn: tensor {t.uid} is not aligned to 16 bytes")
-            size = extent_bytes(t.dim, t.stride, _DTYPES[t.dtype].itemsize)
+            size = extent_bytes(t.dim, t.stride, DTYPES[t.dtype].itemsize)
             places[id(t)] = (pointers[t.uid], size)
         written = {id(out) for n in self._nodes for out in n.outputs}
         reads = [p for key, p in places.items() if key not in written]
@@ -366,7 +343,7 @@ class pygraph:  # noqa: N801 - the real one's name
         executed.append((what, plan.name))
 
         def action() -> None:
-            _evaluate(self._nodes, pointers, plan, self._io)
+            engines.evaluate(self._nodes, pointers, plan, self._io)
             if plan.workspace:
                 at(workspace, (plan.workspace,), np.uint8, (1,))[...] = 0xFF
 
@@ -396,114 +373,6 @@ class pygraph:  # noqa: N801 - the real one's name
                 for n in self._nodes
             ]
         )  # fmt: skip
-
-
-def _infer(node: Node, between: Any) -> None:
-    """Give the first output of a node its shape and type where nobody did."""
-    out = node.outputs[0]
-    if node.kind in ("conv_dgrad", "conv_wgrad"):
-        if out.dim is None:
-            raise RuntimeError(f"cudnn: {node.kind} needs the output's dim")
-    elif node.kind == "conv_fprop":
-        x, w = node.inputs["image"], node.inputs["weight"]
-        sizes = math.output_sizes(x.dim[2:], w.dim[2:], node.window)
-        expected = (x.dim[0], w.dim[0], *sizes)
-        if out.dim is not None and out.dim != expected:
-            raise RuntimeError(f"cudnn: conv_fprop gives {expected}, not {out.dim}")
-        out.dim = expected
-    elif out.dim is None:
-        source = node.inputs.get("input", node.inputs.get("loss"))
-        out.dim = source.dim
-    for t in node.outputs:
-        if t.dtype is None:
-            t.dtype = between
-
-
-def refusal(nodes: Sequence[Node]) -> str:
-    """Why no engine supports the nodes, or an empty string."""
-    kinds = [n.kind for n in nodes]
-    io_of = lambda t: t.dtype  # noqa: E731 - one word for what is compared
-    for node in nodes:
-        x = node.inputs.get("input")
-        if node.kind in ("batchnorm", "batchnorm_backward"):
-            if io_of(x) is not data_type.FLOAT and x.dim[1] % 8:
-                return "16-bit batch norm whose channels are not a multiple of 8"
-            if x.dim[1:] and x.stride[1] != 1 and x.dim[1] > 1:
-                return "batch norm that is not channels-last"
-        if node.kind == "conv_wgrad" and io_of(node.outputs[0]) is not io_of(node.inputs["image"]):
-            return "a gradient of weights in another type"
-        if node.kind == "batchnorm_inference" and "batchnorm_backward" not in kinds:
-            return "batch norm inference alone"
-        if node.kind == "relu_backward":
-            source = node.inputs["input"].node
-            if source is None or source.kind != "batchnorm_inference":
-                return "a ReLU's gradient from a stored activation"
-            if io_of(node.outputs[0]) is not io_of(node.inputs["loss"]):
-                return "a float32 gradient between ReLU and batch norm"
-    return ""
-
-
-def _plans(nodes: Sequence[Node]) -> list[Plan]:
-    core = numerical_note.TENSOR_CORE
-    if any(n.kind.startswith("conv") for n in nodes):
-        plans = [
-            Plan("eng0_tensor_core", frozenset([core]), 131),
-            Plan("eng1_large", frozenset([core]), 70_000),
-            Plan("eng2_plain", frozenset(), 2048),
-        ]
-        if any(n.kind == "conv_wgrad" for n in nodes):
-            atomic = frozenset([numerical_note.NONDETERMINISTIC])
-            plans.insert(0, Plan("eng3_atomic", atomic, 0))
-        return plans
-    return [Plan("eng0_norm", frozenset(), 66_100), Plan("eng1_norm", frozenset(), 0)]
-
-
-def _evaluate(nodes: Sequence[Node], pointers: dict[int, int], plan: Plan, io: Any) -> None:
-    values: dict[int, Any] = {}
-    rounded = numerical_note.TENSOR_CORE in plan.notes and io is data_type.FLOAT
-
-    def get(t: tensor) -> Any:
-        if t.value is not None:
-            return t.value
-        if id(t) not in values:
-            values[id(t)] = read(pointers[t.uid], t.dim, _DTYPES[t.dtype], t.stride)
-        return values[id(t)]
-
-    for node in nodes:
-        given = {name: get(t) for name, t in node.inputs.items()}
-        if rounded and node.window is not None:
-            given = {name: tf32(v) for name, v in given.items()}
-        results = _computed(node, given)
-        for t, value in zip(node.outputs, results, strict=False):
-            if t.virtual:
-                value = value.astype(_DTYPES[t.dtype]).astype(np.float32)
-            else:
-                write(pointers[t.uid], value, _DTYPES[t.dtype], t.stride)
-            values[id(t)] = value
-
-
-def _computed(node: Node, v: dict[str, Any]) -> Sequence[Any]:
-    if node.kind == "conv_fprop":
-        return [math.conv_fprop(v["image"], v["weight"], node.window)]
-    if node.kind == "conv_dgrad":
-        return [math.conv_dgrad(v["loss"], v["filter"], node.window, node.outputs[0].dim)]
-    if node.kind == "conv_wgrad":
-        return [math.conv_wgrad(v["image"], v["loss"], node.window, node.outputs[0].dim)]
-    if node.kind == "bias":
-        return [v["input"] + v["bias"]]
-    if node.kind == "relu":
-        return [np.maximum(v["input"], 0)]
-    if node.kind == "relu_backward":
-        return [np.where(v["input"] > 0, v["loss"], 0)]
-    if node.kind == "batchnorm":
-        return math.batchnorm(v["input"], v["scale"], v["bias"], v["epsilon"])
-    if node.kind == "batchnorm_backward":
-        return math.batchnorm_backward(
-            v["grad"], v["input"], v["scale"], v["mean"], v["inv_variance"]
-        )
-    return [
-        math.batchnorm_inference(v["input"], v["mean"], v["inv_variance"], v["scale"], v["bias"])
-    ]
 
 
 _module: list[ModuleType] = []
