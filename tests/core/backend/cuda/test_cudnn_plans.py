@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.gpu import REAL
 
 from allgrad import kernel_counts
 from allgrad.backend.reference import ReferenceBackend
 from allgrad.backends import cudnn as settings
 from allgrad.errors import DeviceError, Unsupported
 
-from .conftest import REAL
 from .test_conv import close, numbers
 
 pytestmark = pytest.mark.skipif(REAL, reason="looks into the stand-in for cuDNN")

@@ -10,12 +10,11 @@ import ast
 
 import pytest
 from support import cudnn_support
+from support.gpu import REAL
 
 import allgrad as ag
 from allgrad.backend.cuda import cudnn_graphs
 from allgrad.errors import Unsupported
-
-from .conftest import REAL
 
 STORED = cudnn_support.stored()
 NETWORKS = cudnn_support.networks()
