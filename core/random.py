@@ -50,7 +50,7 @@ class Generator:
         return _elsewhere(int(seed), str(device))
 
     def __init__(self, seed: Any = _SEED, device: Any = "cpu") -> None:
-        self.manual_seed(seed if isinstance(seed, int | np.integer) else _SEED)
+        self.manual_seed(int(seed) if isinstance(seed, int | np.integer) else _SEED)
 
     def __reduce__(self) -> Any:
         return _restored, (self.device, self.get_state())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend
+from .. import backend, dtypes
 from ..backend import arrays
 from ..tensors import Tensor
 from . import on_device
@@ -91,6 +91,24 @@ class KernelOptimizer(Optimizer):
                 ]
                 step_all = backend.of(batch.params[0]).step_all
                 step_all(update.kernel, batch.params, batch.grads, states, **update.settings)
+
+    def write_copies(self, dtype: Any) -> dict[Tensor, Tensor]:
+        """From now on each step writes every float32 parameter on a GPU in a half type, too.
+
+        The kernel that steps a parameter writes its copy, which saves reading it again for a cast.
+
+        Args:
+            dtype: `float16` or `bfloat16`.
+
+        Returns:
+            By parameter the copy, which holds the present values; it must stay where it is.
+
+        Raises:
+            RuntimeError: no kernel of a GPU steps these parameters.
+        """
+        copies = on_device.copies(self, dtypes.to_numpy(dtype))
+        self._copies = {id(p): copy._array for p, copy in copies.items()}
+        return copies
 
     def takes_loss_scale(self) -> bool:
         """Whether `step` reads `loss_scale`: all gradients are on a GPU, with kernels for them."""

@@ -19,6 +19,9 @@ from ..errors import DeviceError, Unsupported
 from ..tensors import Tensor
 
 
+EQUAL = -1.0  # in place of a decay: all that were averaged weigh the same
+
+
 class Recipe(NamedTuple):
     """How a group of parameters is stepped by a kernel that counts steps by itself.
 
@@ -197,6 +200,63 @@ def counted_on_device(count: Any, p: Tensor) -> Tensor:
         return count
     value = float(count.item() if isinstance(count, Tensor) else count)
     return Tensor(np.full_like(p._array, value, np.float32, shape=()))
+
+
+def average_on_device(
+    averaged: list[Tensor], new: list[Tensor], count: Tensor, decay: float
+) -> bool:
+    """averaged = decay * averaged + (1 - decay) * new, in one launch and without waiting.
+
+    Args:
+        averaged, new: tensors of one GPU.
+        count: int64 (), how many were averaged before; the first is copied.
+        decay: `EQUAL` for the equal average of all.
+
+    Returns:
+        False where kernels do not serve these tensors: nothing was done.
+    """
+    places = {arrays.index_of(t._array) for t in (*averaged, *new)}
+    index = places.pop() if len(places) == 1 else None
+    if index is None:
+        return False
+    from ..backend.cuda import optim  # noqa: PLC0415 - needs CuPy
+
+    there = arrays.on_device(count._array)
+    settings = (decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 if there else float(count.item()))
+    place = count._array if there else None
+    try:
+        rows = [
+            optim.row_of(a._array, b._array, (), place)
+            for a, b in zip(averaged, new, strict=True)
+            if a._array.size
+        ]
+    except Unsupported:
+        return False
+    for members in optim.by_type(rows):
+        optim.Step(index).run(optim.Recipe("average", settings), members)
+    for t in averaged:
+        t._bump_version()
+    return True
+
+
+def copies(optimizer: Any, dtype: np.dtype[Any]) -> dict[Tensor, Tensor]:
+    """Copies in a half type of all float32 parameters that GPUs step, in their memory order.
+
+    Raises:
+        DeviceError: there is none, or `dtype` is no half type.
+    """
+    found = {}
+    for group in optimizer.param_groups:
+        served = dtype.itemsize == 2 and optimizer._recipe(group) is not None
+        for p in group["params"]:
+            if served and arrays.on_device(p._array) and p._array.dtype == np.float32:
+                found[p] = Tensor(p._array.astype(dtype))
+    if not found:
+        raise DeviceError(
+            f"{type(optimizer).__name__}.write_copies: expected float32 parameters on a GPU whose "
+            f"step has a kernel, and float16 or bfloat16, came {dtype}"
+        )
+    return found
 
 
 def takes_loss_scale(optimizer: Any) -> bool:

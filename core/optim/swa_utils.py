@@ -20,6 +20,7 @@ from ..nn import Module
 from ..nn.modules.norm import _BatchNorm
 from ..tensors import Tensor
 from .lr_scheduler.base import LRScheduler, per_group
+from .on_device import EQUAL, average_on_device
 from .optimizer import Optimizer
 
 __all__ = [
@@ -57,6 +58,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
     def ema(averaged: Tensor, new: Tensor, num_averaged: Any) -> Tensor:
         return decay * averaged + (1 - decay) * new
 
+    ema.decay = decay  # type: ignore[attr-defined]  # by which a GPU's kernel knows it
     return ema
 
 
@@ -66,6 +68,7 @@ def get_swa_avg_fn() -> AvgFn:
     def swa(averaged: Tensor, new: Tensor, num_averaged: Any) -> Tensor:
         return averaged + (new - averaged) / (int(num_averaged) + 1)
 
+    swa.decay = EQUAL  # type: ignore[attr-defined]
     return swa
 
 
@@ -130,8 +133,12 @@ class AveragedModel(Module):
         if self.use_buffers:
             mine += [b.detach() for b in self.module.buffers()]
             theirs += [b.detach() for b in model.buffers()]
+        function: Any = self.multi_avg_fn or self.avg_fn or get_swa_avg_fn()
+        decay = getattr(function, "decay", None)
         with no_grad():
-            if int(self.n_averaged) == 0:
+            if decay is not None and average_on_device(mine, theirs, self.n_averaged, decay):
+                pass
+            elif int(self.n_averaged) == 0:
                 _copy(mine, theirs)
             elif self.multi_avg_fn is not None:
                 self.multi_avg_fn(mine, theirs, self.n_averaged)
@@ -231,6 +238,7 @@ def _for_lists(average: AvgFn) -> MultiAvgFn:
         for mine, theirs in zip(averaged, new, strict=True):
             _copy([mine], [average(mine, theirs, num_averaged)])
 
+    for_lists.decay = getattr(average, "decay", None)  # type: ignore[attr-defined]
     return for_lists
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cupy
 import numpy as np
 
+from ...errors import DeviceError
 from ..protocol import Array
 from . import device
 from .kernels import launch
@@ -74,6 +75,11 @@ class LossScale:
 
     def __init__(self, index: int, scale: float, tracker: int) -> None:
         self.index = index
+        if device.capturing():
+            raise DeviceError(
+                "cuda.capture: a GradScaler scaled its first loss inside of the captured step, so "
+                "every replay would start from the first scale. Make one step before"
+            )
         with device.At(index):
             self.scale = cupy.empty(2, np.float32)
             self.tracker = cupy.empty(1, np.int32)

@@ -134,6 +134,45 @@ def test_half_parameters(gpu, name, dtype):
     pair.compare(rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [ag.float16, ag.bfloat16])
+def test_half_copies_are_written_by_the_step(gpu, dtype):
+    pair = Pair(MAKE["adamw"])
+    copies = pair.optimizers[1].write_copies(dtype)
+    assert len(copies) == len(SHAPES)
+    for _ in range(2):
+        pair.step()
+    for p, copy in copies.items():
+        assert copy.is_cuda
+        want = p.detach().cpu().to(dtype).float().numpy()
+        np.testing.assert_array_equal(copy.cpu().float().numpy(), want)
+    with pytest.raises(RuntimeError, match="write_copies"):
+        pair.optimizers[0].write_copies(dtype)
+
+
+@pytest.mark.parametrize("decay", [None, 0.75])
+def test_averages_of_models(gpu, decay):
+    from allgrad.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    function = None if decay is None else get_ema_multi_avg_fn(decay)
+    here = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    there = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).cuda()
+    there.load_state_dict(here.state_dict())
+    averages = [AveragedModel(m, multi_avg_fn=function) for m in (here, there)]
+    for _ in range(3):
+        with ag.no_grad():
+            for p, q in zip(here.parameters(), there.parameters(), strict=True):
+                p.copy_(ag.randn(*p.shape))
+                q.copy_(p)
+        before = synchronisations()
+        for average, model in zip(averages, (here, there), strict=True):
+            average.update_parameters(model)
+        assert synchronisations() == before
+    for p, q in zip(*(a.parameters() for a in averages), strict=True):
+        assert q.is_cuda
+        got, want = q.detach().cpu().numpy(), p.detach().numpy()
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
 def test_layouts_and_float64(gpu):
     x = ag.randn(4, 3, 5, 5)
     p = x.contiguous(memory_format=ag.channels_last).cuda().requires_grad_()

@@ -42,9 +42,10 @@ class _Row:
         words = [int(w) for w in table[number * _ROW : (number + 1) * _ROW]]
         self.size, self.first, self.kind = words[7], words[8], words[9]
         dtype = _element(self.kind & 15)
-        self.param, self.grad, *self.states = (
-            _at(w, self.size, dtype) if w else None for w in words[:5]
+        self.param, self.grad, *states = (
+            _at(w, self.size if w else 0, dtype) if w else np.empty(0, dtype) for w in words[:5]
         )
+        self.states = [s if w else None for s, w in zip(states, words[2:5], strict=True)]
         copy = words[5]
         self.copy = _at(copy, self.size, _element(self.kind >> 4 & 15)) if copy else None
         self.count = words[6]
@@ -56,7 +57,6 @@ class _Row:
 
     def store(self, param: Array, *states: Array | None) -> None:
         """Round the new values into their places."""
-        assert self.param is not None
         self.param[:] = param
         for place, value in zip(self.states, states, strict=False):
             if place is not None:
