@@ -18,7 +18,6 @@ from ..backend import arrays
 from ..errors import DeviceError, Unsupported
 from ..tensors import Tensor
 
-
 EQUAL = -1.0  # in place of a decay: all that were averaged weigh the same
 
 

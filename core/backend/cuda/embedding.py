@@ -53,8 +53,8 @@ class CudaEmbedding(CudaBase):
             args = (where, order, *links)
             launch("embedding_links_sorted", None, blocks(n, 256), (256,), args)
         tail = (np.int64(cols), np.int64(rows), np.int64(-1 if padding is None else padding % rows))
-        args = (grad, where, following, first, out, *tail, np.int32(by_frequency))
-        launch("embedding_sums", grad.dtype, (n,), (128,), args)
+        sums = (grad, where, following, first, out, *tail, np.int32(by_frequency))
+        launch("embedding_sums", grad.dtype, (n,), (128,), sums)
         return out
 
 

@@ -208,6 +208,8 @@ def _recipe(kernel: str, s: dict[str, Any]) -> tuple[Recipe, bool]:
     """
     name = kernel.removesuffix("_step")
     maximize = bool(s.get("maximize"))
+    numbers: tuple[float, ...]
+    head: tuple[float, ...]
     if name == "sgd":
         dampening = 0.0 if s["first"] else s["dampening"]
         numbers = (s["lr"], s["momentum"], dampening, s["weight_decay"])

@@ -41,6 +41,11 @@ class Generator(random.Generator):
 
     __slots__ = ("_index", "_state", "site", "step")
 
+    _index: int
+    _state: Array
+    site: int
+    step: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `on` has made it, and ``random.Generator(device=...)`` comes by here, too."""
 
@@ -56,8 +61,8 @@ class Generator(random.Generator):
     def _place(self) -> str:
         return f"cuda:{self._index}"
 
-    @property
-    def numpy(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]  # there is none to set
+    def numpy(self) -> Any:
         """Refuses: NumPy's stream is the CPU's.
 
         Raises:

@@ -49,7 +49,7 @@ class Row(NamedTuple):
         grad: its gradient.
         states: up to three, None where there is none.
         copy: a float16 or bfloat16 array that gets the parameter, too.
-        count: where its steps are counted.
+        steps: where its steps are counted.
         adapts: whether its rate depends on its norm.
     """
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     grad: Array
     states: tuple[Array | None, ...] = ()
     copy: Array | None = None
-    count: Array | None = None
+    steps: Array | None = None
     adapts: bool = False
 
 
@@ -101,12 +101,12 @@ def _words(rows: Sequence[Row]) -> tuple[np.ndarray, int]:
     listed, first = [], 0
     for row in rows:
         states = [*row.states, None, None, None][:3]
-        arrays = (row.param, row.grad, *states, row.copy, row.count)
+        arrays = (row.param, row.grad, *states, row.copy, row.steps)
         kind = _TYPES[element_type(row.grad)] + (ADAPTS if row.adapts else 0)
         if row.copy is not None:
             kind += _TYPES[element_type(row.copy)] * 16
         size = row.grad.size
-        arrays = arrays if size else (None,) * 6 + (row.count,)
+        arrays = arrays if size else (None,) * 6 + (row.steps,)
         listed.append([*(0 if a is None else address_of(a) for a in arrays), size, first, kind])
         first += -(-size // CHUNK)
     words = np.array(listed, np.uint64).reshape(-1)
