@@ -121,6 +121,7 @@ _LAZY_FUNCTIONS = {
     "clear_autocast_cache": "amp",
     "get_autocast_cpu_dtype": "amp",
     "get_autocast_dtype": "amp",
+    "get_float32_matmul_precision": "backends.precision",
     "get_num_threads": "backend.onednn",
     "is_autocast_cache_enabled": "amp",
     "is_autocast_cpu_enabled": "amp",
@@ -129,6 +130,7 @@ _LAZY_FUNCTIONS = {
     "save": "serialization",
     "set_autocast_cache_enabled": "amp",
     "set_autocast_dtype": "amp",
+    "set_float32_matmul_precision": "backends.precision",
     "set_num_threads": "backend.onednn",
 }
 # Functions that PyTorch has at the top, too, with the same parameters.
