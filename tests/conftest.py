@@ -57,7 +57,7 @@ NO_GPU = availability._Found(0, "no GPU is here for this test")
 @pytest.fixture(autouse=True)
 def _same_start():
     availability._found[:] = [NO_GPU]  # wherever this runs; the fixture `gpu` looks again
-    ag.manual_seed(0)
+    ag.random.default_generator().manual_seed(0)  # of the CPU; the fixture `gpu` seeds its own
     np.random.seed(0)
     ag.set_default_dtype(ag.float32)
     yield

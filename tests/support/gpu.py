@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import allgrad as ag
 from allgrad.backend.cuda import availability
 
 REAL = os.environ.get("ALLGRAD_TEST_GPU") == "1"
@@ -35,5 +36,17 @@ def gpu(stand_in, monkeypatch):
 
     from allgrad.backend.cuda import device
 
+    if not REAL:
+        _find_lost_streams(device)
+    device._thread.index = -1  # other tests' ranks may have left this thread another stream
     device.current()  # what tests do by CuPy goes to the compute stream, too
+    ag.cuda.manual_seed(0)
     return cupy
+
+
+def _find_lost_streams(device) -> None:
+    """Tests of ranks forget the streams of others when they end; this thread's are used again."""
+    from support.emulated_gpu import streams
+
+    for stream in device._streams.values():
+        streams._by_pointer[stream.ptr] = stream
