@@ -13,7 +13,11 @@ from .arrays import is_array
 
 # The types that `at` of CuPy takes: NumPy's letters.
 _WIDE = frozenset("ilILqQfd")
-_TAKEN = {np.add: _WIDE | {"e"}, np.maximum: _WIDE, np.minimum: _WIDE}
+_TAKEN: dict[Any, frozenset[str] | set[str]] = {
+    np.add: _WIDE | {"e"},
+    np.maximum: _WIDE,
+    np.minimum: _WIDE,
+}
 
 
 def at(ufunc: np.ufunc, array: Any, key: Any, values: Any) -> None:
