@@ -1,7 +1,9 @@
 """Streams and events of a GPU, as scripts use them to measure times.
 
-All of a process's work on one GPU goes to one stream (`current_stream`), which is not CUDA's
-default stream.
+Note [One stream]: all of a process's work on one GPU goes to one stream, which is not CUDA's default
+stream. `Stream` objects are names for it: code that moves work to a side stream and back, as PyTorch's
+manual does before a capture, is right here and loses nothing but the concurrency. Communication
+has streams of its own, which events put in order (`allgrad.ddp`).
 """
 
 from __future__ import annotations
@@ -12,22 +14,21 @@ from .info import driver, index_of
 
 
 class Stream:
-    """A queue of work on a GPU.
+    """The queue of a GPU's work; see Note [One stream].
 
     Args:
         device: the GPU; default: the current one.
-        priority: lower is more urgent; 0 is the usual one.
+        priority: accepted as in PyTorch, without effect.
 
     Attributes:
-        cuda_stream: its handle, an integer.
         device_index: the number of its GPU.
     """
 
-    def __init__(self, device: Any = None, priority: int = 0, *, _of: Any = None) -> None:
+    def __init__(self, device: Any = None, priority: int = 0) -> None:
         state = driver("Stream")
         self.device_index = index_of("Stream", device)
-        with state.At(self.device_index) as cupy:
-            self._stream = _of or cupy.cuda.Stream(non_blocking=True, priority=priority)
+        with state.At(self.device_index):
+            self._stream = state.stream()
 
     @property
     def cuda_stream(self) -> int:
@@ -125,21 +126,16 @@ def current_stream(device: Any = None) -> Stream:
     Raises:
         RuntimeError: no GPU can be used.
     """
-    index = index_of("current_stream", device)
-    with driver("current_stream").At(index) as cupy:
-        return Stream(index, _of=cupy.cuda.get_current_stream())
+    return Stream(index_of("current_stream", device))
 
 
 def default_stream(device: Any = None) -> Stream:
-    """The stream that work on a GPU goes to unless `stream` says otherwise."""
-    index = index_of("default_stream", device)
-    state = driver("default_stream")
-    with state.At(index):
-        return Stream(index, _of=state.stream())
+    """The stream that work on a GPU goes to, as `current_stream`."""
+    return Stream(index_of("default_stream", device))
 
 
 class StreamContext:
-    """Work goes to `stream` inside of the ``with`` block; None changes nothing."""
+    """Work on the GPU of `stream` inside of the ``with`` block; None changes nothing."""
 
     def __init__(self, stream: Stream | None) -> None:
         self.stream = stream
@@ -148,12 +144,9 @@ class StreamContext:
         if self.stream is not None:
             self._at = driver("stream").At(self.stream.device_index)
             self._at.__enter__()
-            self._before = current_stream()._stream
-            self.stream._stream.use()
 
     def __exit__(self, *exc: object) -> None:
         if self.stream is not None:
-            self._before.use()
             self._at.__exit__(*exc)
 
 

@@ -178,3 +178,19 @@ def test_events():
     ag.cuda.synchronize()
     assert start.elapsed_time(end) >= 0
     assert end.query()
+
+
+def test_side_streams_as_pytorchs_manual_uses_them():
+    x = ag.randn(4, 3, 8, 8).cuda()
+    conv = nn.Conv2d(3, 4, 3).cuda()
+    aside = ag.cuda.Stream(priority=-1)
+    aside.wait_stream(ag.cuda.current_stream())
+    with ag.cuda.stream(aside):
+        y = ag.relu(conv(x))
+        done = aside.record_event()
+    ag.cuda.current_stream().wait_stream(aside)
+    done.synchronize()
+    assert aside == ag.cuda.current_stream() == ag.cuda.default_stream()
+    assert aside.query()
+    want = ag.relu(conv.cpu()(x.cpu())).detach().numpy()
+    np.testing.assert_allclose(y.detach().cpu().numpy(), want, rtol=1e-5, atol=1e-5)
