@@ -1,9 +1,9 @@
 """Streams and events of a GPU, as scripts use them to measure times.
 
-Note [One stream]: all of a process's work on one GPU goes to one stream, which is not CUDA's default
-stream. `Stream` objects are names for it: code that moves work to a side stream and back, as PyTorch's
-manual does before a capture, is right here and loses nothing but the concurrency. Communication
-has streams of its own, which events put in order (`allgrad.ddp`).
+Note [One stream]: all of a process's work on one GPU goes to one stream, which is not CUDA's
+default stream. `Stream` objects are names for it: code that moves work to a side stream and back,
+as PyTorch's manual does before a capture, is right here and loses nothing but the concurrency.
+Communication has streams of its own, which events put in order (`allgrad.ddp`).
 """
 
 from __future__ import annotations
