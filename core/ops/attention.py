@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, Dims
-from ..backend.arrays import constant, contiguous
+from ..backend.arrays import constant, contiguous, on_device
 from .base import Op
 from .dropout import factors
 from .elementwise import Grads
@@ -60,12 +60,16 @@ class Attention(Op):
     ) -> tuple[Array, Array, Array | None]:
         """Fill y; returns it, the weights, and the factors of their dropout."""
         q, k, v = heads
+        kernels = backend.of(q)
         bias = additive(mask, self.causal, (q.shape[-2], k.shape[-2]), q)
         keep = None
         if self.dropout:
             shape = (*q.shape[:-1], k.shape[-2])
-            keep = factors(shape, self.dropout, q.dtype)
-        kernels = backend.of(q)
+            if on_device(q):  # which draws by itself
+                ones = np.ones_like(q, shape=shape, order="C")
+                keep = kernels.dropout_forward(ones, self.dropout, False, False)[0]
+            else:
+                keep = factors(shape, self.dropout, q.dtype)
         return *kernels.attention_forward(q, k, v, bias, self.scale, keep, y), keep
 
 

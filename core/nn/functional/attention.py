@@ -322,7 +322,8 @@ def _heads(
         else:
             part = given.reshape(n, heads, *given.shape[1:])
         if i and zero:
-            part = cat([part, zeros(n, heads, 1, part.shape[3], dtype=part.dtype)], 2)
+            none = zeros(n, heads, 1, part.shape[3], dtype=part.dtype, device=part.device)
+            part = cat([part, none], 2)
         found.append(part)
     return tuple(found)
 
@@ -331,7 +332,8 @@ def _with_extra_keys(mask: Tensor | None, count: int) -> Tensor | None:
     """The mask with `count` keys more, which everyone may attend to."""
     if mask is None or not count:
         return mask
-    return cat([mask, zeros(*mask.shape[:-1], count, dtype=mask.dtype)], -1)
+    free = zeros(*mask.shape[:-1], count, dtype=mask.dtype, device=mask.device)
+    return cat([mask, free], -1)
 
 
 def _attend(

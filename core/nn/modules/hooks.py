@@ -12,9 +12,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ...autograd import is_grad_enabled
+from ...devices import at
 from ...errors import GradientError
 from ...ops.watch import Watch
 from ...tensors import Tensor
@@ -179,7 +178,7 @@ class _Watcher:
     def watch_inputs(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments, those that require grad passed through a node that sees gradients."""
         self.inputs = tuple(
-            (a.shape, a._array.dtype) if isinstance(a, Tensor) else None for a in args
+            (a.shape, a._array.dtype, a.device) if isinstance(a, Tensor) else None for a in args
         )
         self.places = _differentiable(args)
         return _watched(args, self.places, self.on_input_grads)
@@ -216,7 +215,7 @@ class _Watcher:
     def on_input_grads(self, grads: list[Any]) -> list[Any]:
         if self.grad_output is None:  # backward did not come through the output
             return grads
-        zeros = [None if a is None else Tensor(np.zeros(*a)) for a in self.inputs]
+        zeros = [None if a is None else Tensor(_zeros(*a)) for a in self.inputs]
         packed = _packed(grads, self.places, len(zeros))
         packed = tuple(z if p is None else p for p, z in zip(packed, zeros, strict=True))
         packed = self._run_hooks(packed)
@@ -265,3 +264,8 @@ def _checked(result: Any, count: int, what: str) -> tuple[Any, ...]:
             f"a backward hook returned {len(result)} gradients as {what}, expected {count}"
         )
     return tuple(result)
+
+
+def _zeros(shape: Any, dtype: Any, device: Any) -> Any:
+    with at(device) as xp:
+        return xp.zeros(shape, dtype)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ... import devices
+from ...backend.arrays import on_device
 from ...errors import OptionError, ShapeError
 from ...tensors import Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -347,7 +349,8 @@ class Transformer(Module):
                 [0., 0.]])
         """
         mask = Tensor(np.triu(np.full((sz, sz), -np.inf, np.float32), 1))
-        return mask if dtype is None else mask.to(dtype)
+        mask = mask if dtype is None else mask.to(dtype)
+        return mask.to(devices.require(device))
 
 
 def _copies(layer: Module, count: int) -> ModuleList:
@@ -361,10 +364,13 @@ def _first(layers: ModuleList) -> bool:
 
 
 def _is_causal(mask: Tensor | None, given: bool | None, steps: int) -> bool:
-    """Whether `mask` is the causal mask, as the caller says or as its values do."""
+    """Whether `mask` is the causal mask, as the caller says or as its values do.
+
+    A mask on a GPU is not looked at, which would wait for the device: it serves as it is.
+    """
     if given is not None or mask is None:
         return bool(given)
     values = mask._array
-    if values.shape != (steps, steps) or values.dtype.kind == "b":
+    if values.shape != (steps, steps) or values.dtype.kind == "b" or on_device(values):
         return False
     return bool((values == np.triu(np.full(values.shape, -np.inf), 1)).all())
