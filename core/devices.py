@@ -193,9 +193,14 @@ def indexed(given: device) -> device:
     return device("cuda", cuda_device.current())
 
 
+def can_pin() -> bool:
+    """Whether there is a GPU that pinned memory would serve."""
+    return availability.why_not() is None
+
+
 def pinned(array: Any) -> Any:
     """A copy in memory that a GPU reads by itself; `array` where no GPU can be used."""
-    if availability.why_not() is not None:
+    if not can_pin():
         return array
     from .backend.cuda import device as cuda_device  # noqa: PLC0415 - needs CuPy
     from .backend.cuda import transfer  # noqa: PLC0415 - needs CuPy
@@ -232,6 +237,26 @@ def moved(array: Any, given: Any, non_blocking: bool = False) -> Any:
     if index is not None:
         return transfer.to_other_device(array, wanted)
     return transfer.to_device(array, wanted, non_blocking)
+
+
+def array_there(name: str, data: Any) -> Any:
+    """The array of CuPy that shares the GPU memory of another library's.
+
+    Args:
+        name: of the function that wants it, for errors.
+        data: with ``__dlpack__`` or ``__cuda_array_interface__``.
+
+    Raises:
+        DeviceError: no GPU can be used here.
+    """
+    reason = availability.why_not()
+    if reason is not None:
+        raise DeviceError(
+            f"{name}: the memory is on a GPU, and {reason}. Copy it to main memory, e.g. by .cpu()"
+        )
+    from .backend.cuda import transfer  # noqa: PLC0415 - needs CuPy
+
+    return transfer.shared(data)
 
 
 def index_of(given: Any) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import devices, dtypes
-from ..backend.arrays import owned
+from ..backend.arrays import is_array, may_share_memory, on_device, owned
 from ..errors import DtypeError, ShapeError
 from .tensor import Tensor
 from .values import array_of, dtype_or_default, shape_of
@@ -80,6 +80,9 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     if isinstance(data, np.ndarray):
         out = from_numpy(data) if dtype is None else from_numpy(array_of(data, dtype))
         return out.to(devices.require(device))
+    if hasattr(data, "__cuda_array_interface__"):
+        out = Tensor(array_of(data, dtype))
+        return out if device is None else out.to(device)
     return tensor(data, dtype=dtype, device=device)
 
 
@@ -101,19 +104,21 @@ def asarray(
     """
     out = tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device)
     source = obj._array if isinstance(obj, Tensor) else obj
-    if copy is False and not (isinstance(source, np.ndarray) and _shared(out, source)):
+    if hasattr(source, "__cuda_array_interface__"):
+        source = devices.array_there("asarray", source)
+    if copy is False and not (is_array(source) and _shared(out, source)):
         raise ValueError("asarray: the memory cannot be shared, and copy=False forbids a copy")
     out = out.detach() if isinstance(obj, Tensor) else out
     return out.requires_grad_() if requires_grad else out
 
 
-def _shared(out: Tensor, source: np.ndarray) -> bool:
-    return not source.size or np.may_share_memory(out._array, source)
+def _shared(out: Tensor, source: Any) -> bool:
+    return not source.size or may_share_memory(out._array, source)
 
 
 def placed(array: Any, data: Any, device: Any) -> Any:
     """`array`, made of `data`, on `device`; without one, a tensor's values stay where they are."""
-    if device is None and isinstance(data, Tensor):
+    if device is None and (isinstance(data, Tensor) or on_device(array)):
         return array
     return devices.moved(array, device)
 

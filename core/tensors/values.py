@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes
+from .. import devices, dtypes
 from ..backend.arrays import as_array, on_device
 from ..errors import ShapeError
 from .graph import TensorBase
@@ -46,6 +46,8 @@ def array_of(data: Any, dtype: Any = None) -> np.ndarray:
         array = data._array
     elif isinstance(data, np.ndarray | np.generic) or on_device(data):
         array = as_array(data)
+    elif hasattr(data, "__cuda_array_interface__"):
+        array = devices.array_there("tensor", data)
     else:
         array = _from_nested(data, rounded=dtype is None)
     return array if dtype is None else array.astype(dtypes.to_numpy(dtype), copy=False)
@@ -105,5 +107,6 @@ def legacy_array(args: tuple[Any, ...], to: np.dtype[Any] | None = None) -> np.n
     if len(args) == 1 and not isinstance(args[0], int | np.integer | Size):
         if isinstance(args[0], float | np.floating | str):
             raise TypeError(f"Tensor: expected a sequence or sizes, came {args[0]!r}")
-        return np.array(array_of(args[0], to))
+        array = array_of(args[0], to)
+        return array.copy() if on_device(array) else np.array(array)
     return np.empty(shape_of("Tensor", args or (0,)), to)

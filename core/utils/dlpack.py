@@ -18,6 +18,7 @@ __all__ = ["from_dlpack", "to_dlpack"]
 
 # Device types whose memory a CPU can read: main memory, and pinned memory of CUDA and ROCm.
 _READABLE = (1, 3, 11)
+_CUDA = 2
 
 
 class _Capsule:
@@ -46,9 +47,9 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None
     """A tensor that shares the memory of another library's tensor.
 
     Args:
-        ext_tensor: anything with ``__dlpack__`` (of PyTorch, NumPy, CuPy's pinned memory, JAX,
-            ...), or a capsule.
-        device: only the CPU.
+        ext_tensor: anything with ``__dlpack__`` (of PyTorch, NumPy, CuPy, JAX, ...), or a capsule
+            of main memory.
+        device: where the tensor is to be, if not where the memory is: a copy.
         copy: True for memory of its own.
 
     Raises:
@@ -64,8 +65,16 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None
     >>> a
     array([1., 1.])
     """
-    if device is not None:
-        devices.require(device)
+    out = _shared(ext_tensor, copy)
+    return out if device is None else out.to(devices.require(device))
+
+
+def _shared(ext_tensor: Any, copy: bool | None) -> Tensor:
+    if hasattr(ext_tensor, "__dlpack__"):
+        kind, number = map(int, ext_tensor.__dlpack_device__())
+        if kind == _CUDA:
+            array = devices.array_there(f"from_dlpack: device ({kind}, {number})", ext_tensor)
+            return Tensor(array.copy() if copy else array)
     capsule = _capsule_of(ext_tensor)
     about, old = header(capsule)
     half = (about.code, about.bits) == (BFLOAT, 16)

@@ -53,6 +53,14 @@ def to_host(array: Any) -> np.ndarray:
         return source.get(stream=device.stream()).transpose(back)
 
 
+def shared(data: Any) -> Any:
+    """The array on the GPU memory of another library's array, from DLPack or CUDA's interface."""
+    if isinstance(data, cupy.ndarray):
+        return data
+    device.current()  # its stream waits for what the other library does to the memory
+    return cupy.from_dlpack(data) if hasattr(data, "__dlpack__") else cupy.asarray(data)
+
+
 def to_other_device(array: Any, index: int) -> Any:
     """A copy on another device.
 

@@ -94,7 +94,7 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def _stack_contiguous(arrays: Sequence[np.ndarray]) -> np.ndarray:
     if arrays[0].ndim == 0:
-        return np.array(arrays)
+        return np.array(arrays) if type(arrays[0]) is np.ndarray else np.stack(arrays)
     # One concatenation is about three times faster than np.stack, which reshapes every array.
     return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 

@@ -18,6 +18,7 @@ from ...timeline import active
 from .collate import default_collate, default_convert
 from .dataset import Dataset, IterableDataset, length_of
 from .fetch import EndOfStream, Recipe, Task, make_fetcher
+from .pin_memory import pinned_batches
 from .progress import Progress, note_hand_out, pass_over
 from .sampler import (
     BatchSampler,
@@ -50,7 +51,9 @@ class DataLoader(Generic[T_co]):
         batch_sampler: lists of indices, instead of batch_size, shuffle, sampler and drop_last.
         num_workers: worker processes; 0 works in this process.
         collate_fn: list of samples -> batch; by default `default_collate`.
-        pin_memory, pin_memory_device: accepted; there is nothing to pin for CPU training.
+        pin_memory: hand out batches in pinned memory, from which ``.to("cuda", non_blocking=True)``
+            copies while the host goes on; no difference where no GPU can be used.
+        pin_memory_device: accepted; pinned memory serves all GPUs.
         drop_last: leave out a last batch that is not full.
         timeout: seconds to wait for a batch from a worker; 0 for ever. (A worker that dies is
             noticed at once either way.)
@@ -302,13 +305,15 @@ class DataLoader(Generic[T_co]):
     def _source(self, seed: int, tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
         recipe = self._recipe(seed)
         if self.num_workers > 0:
-            return self._from_workers(recipe, tasks)
+            return pinned_batches(self._from_workers(recipe, tasks), self.pin_memory)
         if self.prefetch_factor:
             from .prefetch import Background
 
-            made = _make(make_fetcher(recipe, default_stream), tasks)
+            made = pinned_batches(
+                _make(make_fetcher(recipe, default_stream), tasks), self.pin_memory
+            )
             return Background(made, self.prefetch_factor, self.timeout)
-        return _make(make_fetcher(recipe, all_streams), tasks)
+        return pinned_batches(_make(make_fetcher(recipe, all_streams), tasks), self.pin_memory)
 
     def _from_workers(self, recipe: Recipe, tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
         from .pool import WorkerPool

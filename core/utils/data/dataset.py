@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from ...backend.arrays import on, on_device
 from ...errors import DatasetError, OptionError, ShapeError
 from ...random import Generator, default_generator
 from ...tensors import Tensor
@@ -139,6 +140,8 @@ class TensorDataset(Dataset[tuple[Tensor, ...]]):
 
 def take_rows(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """``array[indices]``, by the fastest way for its memory layout."""
+    if on_device(array):
+        return array[on(np.asarray(indices), array)]
     if array.flags.c_contiguous:
         return np.take(array, indices, axis=0)
     # np.take would first copy the whole of a strided array.

@@ -160,6 +160,19 @@ class ndarray:  # noqa: N801 - CuPy's spelling
         return Device(self._memory.chunk.device)
 
     @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        host = self._host.__array_interface__
+        about = {k: host[k] for k in ("shape", "typestr", "descr", "strides")}
+        return {**about, "data": (host["data"][0], False), "version": 3, "stream": 1}
+
+    def __dlpack__(self, *, stream: Any = None, copy: bool | None = None, **_: Any) -> ndarray:
+        """The array itself in place of a capsule, which only this stand-in reads."""
+        return self.copy() if copy else device.of(self._host, self._memory)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, self._memory.chunk.device)
+
+    @property
     def flags(self) -> Any:
         flags = self._host.flags
         return SimpleNamespace(

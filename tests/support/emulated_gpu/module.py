@@ -63,6 +63,14 @@ def _as_strided(x: ndarray, shape: Any = None, strides: Any = None) -> Any:
     return device.run(np.lib.stride_tricks.as_strided, (x, shape, strides), {})
 
 
+def _from_dlpack(array: Any) -> ndarray:
+    kind, index = array.__dlpack_device__()
+    if kind != 2 or index != state.thread.device:
+        raise NotImplementedError("the emulated GPU reads DLPack of its current device alone")
+    found: ndarray = array.__dlpack__(stream=device.streams.current().ptr)
+    return found
+
+
 def _asnumpy(obj: Any, stream: Any = None, order: str = "C", out: Any = None, **_: Any) -> Any:
     return obj.get(order=order, out=out) if isinstance(obj, ndarray) else np.asarray(obj)
 
@@ -98,6 +106,7 @@ def cupy_module() -> ModuleType:
     cupy.ascontiguousarray = lambda a, dtype=None: device.run(
         np.ascontiguousarray, (_asarray(a, dtype),), {}
     )
+    cupy.from_dlpack = _from_dlpack
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, ndarray) for a in args) else np
     cupy.linalg = ModuleType("cupy.linalg")
     cupy.fft = ModuleType("cupy.fft")
