@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import on, to_host
 from ..dtypes import DIFFERENTIABLE
 from ..errors import AllgradError
 from ..tensors import Tensor, graph
@@ -129,7 +130,9 @@ def gradgradcheck(
     if grad_outputs is None:
         rng = np.random.default_rng(0)
         vs = [_random_like(rng, t._array, gen_non_contig_grad_outputs) for t in outputs]
-        cotangents = [Tensor(v, requires_grad=True) for v in vs]
+        cotangents = [
+            Tensor(on(v, t._array), requires_grad=True) for v, t in zip(vs, outputs, strict=True)
+        ]
     else:
         cotangents = _listed(grad_outputs)
     count = len(given)
@@ -252,8 +255,8 @@ class _Check:
         if not out.requires_grad:
             return zeros
         once, again = (
-            grad(out, tensors, Tensor(v.copy()), retain_graph=True, allow_unused=True)
-            for _ in range(2)
+            grad(out, tensors, Tensor(there.copy()), retain_graph=True, allow_unused=True)
+            for there in (on(v, out._array),) * 2
         )
         results = []
         for (i, t), a, b, zero in zip(self.wanted, once, again, zeros, strict=True):
@@ -264,12 +267,13 @@ class _Check:
                 raise GradcheckError(
                     f"gradcheck: the gradient of input {i} is {a.dtype}, the input {t.dtype}"
                 )
-            if not np.allclose(a._array, b._array, rtol=0, atol=self.nondet_tol, equal_nan=True):
+            first, second = to_host(a._array), to_host(b._array)
+            if not np.allclose(first, second, rtol=0, atol=self.nondet_tol, equal_nan=True):
                 raise GradcheckError(
                     f"gradcheck: two backward passes gave gradients of input {i} that differ by "
-                    f"{np.abs(a._array - b._array).max()}; nondet_tol={self.nondet_tol}"
+                    f"{np.abs(first - second).max()}; nondet_tol={self.nondet_tol}"
                 )
-            results.append(a._array)
+            results.append(first)
         return results
 
     def _columns(self, k: int, t: Tensor, out: Tensor) -> np.ndarray:
@@ -295,8 +299,8 @@ class _Check:
         with no_grad():
             for step in (self.eps, -self.eps):
                 for (t, direction), held in zip(moves, before, strict=True):
-                    t._array[...] = held + step * direction
-                values.append(_floating(self.func(*self.inputs))[k]._array.copy())
+                    t._array[...] = held + step * on(direction, held)
+                values.append(to_host(_floating(self.func(*self.inputs))[k]._array).copy())
         for (t, _), held in zip(moves, before, strict=True):
             t._array[...] = held
         return np.asarray((values[0] - values[1]) / (2 * self.eps))

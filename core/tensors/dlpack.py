@@ -48,7 +48,7 @@ class DlpackMethods(TensorBase):
                 "Use tensor.detach()."
             )
         if on_device(self._array):
-            array = self._canonical()
+            array: Any = self._canonical()
             options = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
             return array.__dlpack__(stream=stream, **options)
         if stream not in (None, -1):

@@ -177,7 +177,7 @@ def setitem(input: Any, key: Any, value: Any) -> None:
 def _fitted(value: Any, part: Any) -> Any:
     """`value` as a tensor with no more dimensions than `part`."""
     if not isinstance(value, TensorBase):
-        return part._new(as_array(value, part._array.dtype))
+        return part._new(on(as_array(value, part._array.dtype), part._array))
     extra = value._array.ndim - part._array.ndim
     if extra <= 0 or any(n != 1 for n in value._array.shape[:extra]):
         return value

@@ -10,6 +10,7 @@ from ...autograd import no_grad
 from ...devices import require
 from ...tensors import Parameter, Tensor
 from ...tensors.conversion import target_of
+from ...tensors.creation import empty_like
 from ...tensors.gradients import RemovableHandle
 from ...tensors.layouts import check_format
 from . import hooks
@@ -421,6 +422,10 @@ class Module(StateMethods):
             RuntimeError: this build cannot compute there.
         """
         return self.to("cuda" if device is None else device)
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Module:
+        """Memory for all parameters and buffers on a device, filled with anything."""
+        return self._apply(lambda t: empty_like(t, device=device), recurse)
 
     # -- hooks ---------------------------------------------------------------------------------
     def register_forward_pre_hook(

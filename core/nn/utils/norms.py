@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from ...backend.arrays import on_device
 from ...tensors import Tensor
 
 
@@ -32,7 +35,9 @@ def as_matrix(weight: Tensor, dim: int) -> Tensor:
     return matrix
 
 
-def _unit(x: np.ndarray, eps: float) -> np.ndarray:
+def _unit(x: Any, eps: float) -> Any:
+    if on_device(x):  # whose norm nobody waits for
+        return (x / np.maximum(np.linalg.norm(x), eps)).astype(x.dtype, copy=False)
     return np.asarray(x / max(float(np.linalg.norm(x)), eps), x.dtype)
 
 
@@ -48,7 +53,7 @@ def power_iteration(
         v[...] = _unit(matrix.T @ u, eps)
 
 
-def random_unit(size: int, dtype: np.dtype, eps: float) -> Tensor:
-    """A random vector of length 1."""
-    vector = Tensor(np.empty(size, dtype)).normal_(0, 1)
+def random_unit(size: int, weight: Any, eps: float) -> Tensor:
+    """A random vector of length 1, of the type of `weight` and beside it."""
+    vector = Tensor(np.empty(size, weight.dtype, like=weight)).normal_(0, 1)
     return Tensor(_unit(vector._array, eps))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import no_grad
+from ...backend.arrays import contiguous, on, to_host
 from ...errors import OptionError
 from ...tensors import Tensor
 from .. import functional as F  # noqa: N812 - PyTorch's spelling
@@ -61,9 +62,8 @@ class _SpectralNorm(Module):
         if weight.ndim > 1:
             matrix = as_matrix(weight.detach(), self.dim)
             rows, columns = matrix.shape
-            dtype = weight._array.dtype
-            self.register_buffer("_u", random_unit(rows, dtype, eps))
-            self.register_buffer("_v", random_unit(columns, dtype, eps))
+            self.register_buffer("_u", random_unit(rows, weight._array, eps))
+            self.register_buffer("_v", random_unit(columns, weight._array, eps))
             power_iteration(matrix._canonical(), self._u._array, self._v._array, 15, eps)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -140,19 +140,20 @@ class _Orthogonal(Module):
         if self.base is not None:
             self.base._array[...] = _complete(array, self.tall)
             self.base._bump_version()
-            start = np.zeros_like(array)
+            start = np.zeros(array.shape, array.dtype)
             diagonal = range(min(array.shape[-2:]))
             start[..., diagonal, diagonal] = -1.0
-            return Tensor(start)
+            return Tensor(on(start, array))
         if self.orthogonal_map != "householder" or array.ndim != 2:
             raise NotImplementedError(
                 "orthogonal: a value can be assigned only with use_trivialization=True"
             )
-        h, tau = np.linalg.qr(array if self.tall else array.T, mode="raw")
+        host = to_host(array)
+        h, tau = np.linalg.qr(host if self.tall else host.T, mode="raw")
         vectors = np.array(h.T, order="C")
         signs = np.sign(np.diagonal(vectors)) * np.where(tau == 0, -1, 1)
         np.fill_diagonal(vectors, signs)
-        return Tensor(np.ascontiguousarray(vectors if self.tall else vectors.T))
+        return Tensor(on(np.ascontiguousarray(vectors if self.tall else vectors.T), array))
 
 
 def _complete(array: np.ndarray, tall: bool) -> np.ndarray:
@@ -162,16 +163,17 @@ def _complete(array: np.ndarray, tall: bool) -> np.ndarray:
     k = matrix.shape[-1]
     signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
     q[..., :, :k] *= np.where(signs == 0, 1, signs)[..., None, :]
-    return np.ascontiguousarray(q)
+    return contiguous(q)
 
 
 def _eye(n: int, like: Tensor) -> Tensor:
-    return Tensor(np.eye(n, dtype=like._array.dtype))
+    return Tensor(on(np.eye(n, dtype=like._array.dtype), like._array))
 
 
 def _exponential(skew: Tensor) -> Tensor:
     """The matrix exponential, by Taylor's series of skew / 2**s and s squarings."""
-    size = float(np.abs(skew.detach()._array).sum(axis=-1).max(initial=0.0))
+    sums = np.abs(skew.detach()._array).sum(axis=-1)
+    size = float(sums.max()) if sums.size else 0.0
     squarings = max(0, int(np.ceil(np.log2(size / 0.25)))) if size > 0.25 else 0
     small = skew * (0.5**squarings)
     term = total = _eye(skew.shape[-1], skew)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...backend.arrays import on, to_host
 from ...errors import OptionError, ShapeError
 from ...tensors import Tensor
 from ...tensors.creation import full
@@ -64,7 +65,11 @@ class PackedSequence(_Fields):
     def to(self, *args: Any, **kwargs: Any) -> PackedSequence:
         """The same with its data cast or moved; itself if nothing changes."""
         data = self.data.to(*args, **kwargs)
-        return self if data is self.data else self._replace(data=data)
+        if data is self.data:
+            return self
+        given = (self.sorted_indices, self.unsorted_indices)
+        ordered, back = (None if t is None else t.to(data.device) for t in given)
+        return self._replace(data=data, sorted_indices=ordered, unsorted_indices=back)
 
     def float(self) -> PackedSequence:
         """The same in float32."""
@@ -75,13 +80,21 @@ class PackedSequence(_Fields):
         return self.to(self.data.double().dtype)
 
     def cpu(self) -> PackedSequence:
-        """The same in main memory: itself."""
-        return self
+        """The same in main memory; itself if it is there."""
+        return self.to("cpu")
+
+    def cuda(self, *args: Any, **kwargs: Any) -> PackedSequence:
+        """The same on a GPU, its `batch_sizes` still in main memory; itself if it is there."""
+        return self.to(self.data.cuda(*args, **kwargs).device)
+
+    def pin_memory(self) -> PackedSequence:
+        """The same in pinned memory."""
+        return PackedSequence(*(None if t is None else t.pin_memory() for t in self))  # type: ignore[arg-type]
 
     @property
     def is_cuda(self) -> bool:
-        """Whether the data is on a GPU: no."""
-        return False
+        """Whether the data is on a GPU."""
+        return self.data.is_cuda
 
 
 def invert_permutation(permutation: Tensor | None) -> Tensor | None:
@@ -98,7 +111,7 @@ def pack_padded_sequence(
     """Pack padded sequences (T, N, ...), or (N, T, ...) with `batch_first`.
 
     Args:
-        lengths: of the sequences, each at least 1.
+        lengths: of the sequences, each at least 1; best in main memory, where they are read.
         enforce_sorted: the lengths must be in decreasing order; False sorts them.
 
     Raises:
@@ -128,11 +141,11 @@ def pack_padded_sequence(
             )
     else:
         order = np.argsort(-counts, kind="stable")
-        counts, x = counts[order], x.index_select(1, Tensor(order))
+        counts, x = counts[order], x.index_select(1, _beside(order, x))
     sizes = (counts[None] > np.arange(counts.max(initial=0))[:, None]).sum(axis=1)
     taken = np.concatenate([t * n + np.arange(size) for t, size in enumerate(sizes)])
-    data = x.flatten(0, 1).index_select(0, Tensor(taken))
-    return PackedSequence(data, Tensor(sizes), None if order is None else Tensor(order))
+    data = x.flatten(0, 1).index_select(0, _beside(taken, x))
+    return PackedSequence(data, Tensor(sizes), None if order is None else _beside(order, x))
 
 
 def pad_packed_sequence(
@@ -149,7 +162,7 @@ def pad_packed_sequence(
     Raises:
         ValueError: `total_length` is less than the length of the longest sequence.
     """
-    sizes = sequence.batch_sizes._array
+    sizes = to_host(sequence.batch_sizes._array)
     n, steps = int(sizes[0]), len(sizes)
     if total_length is not None and total_length < steps:
         raise OptionError(
@@ -163,12 +176,12 @@ def pad_packed_sequence(
         places[t, :size] = np.arange(end - size, end)
     lengths = (sizes[:, None] > np.arange(n)).sum(axis=0)
     if sequence.unsorted_indices is not None:
-        back = sequence.unsorted_indices._array
+        back = to_host(sequence.unsorted_indices._array)
         places, lengths = places[:, back], lengths[back]
     if batch_first:
         places = np.ascontiguousarray(places.T)
-    padding = full((1, *data.shape[1:]), padding_value, dtype=data.dtype)
-    rows = cat([data, padding]).index_select(0, Tensor(places.ravel()))
+    padding = full((1, *data.shape[1:]), padding_value, dtype=data.dtype, device=data.device)
+    rows = cat([data, padding]).index_select(0, _beside(places.ravel(), data))
     return rows.reshape(*places.shape, *data.shape[1:]), Tensor(lengths)
 
 
@@ -198,7 +211,9 @@ def pad_sequence(
     for part in parts:
         missing = longest - len(part)
         if missing:
-            fill = full((missing, *part.shape[1:]), padding_value, dtype=part.dtype)
+            fill = full(
+                (missing, *part.shape[1:]), padding_value, dtype=part.dtype, device=part.device
+            )
             part = cat([part, fill] if padding_side == "right" else [fill, part])
         padded.append(part)
     return stack(padded, 0 if batch_first else 1)
@@ -225,5 +240,10 @@ def unpack_sequence(packed_sequences: PackedSequence) -> list[Tensor]:
 
 
 def _counts(lengths: Tensor | Sequence[int]) -> Any:
-    array = lengths._array if isinstance(lengths, Tensor) else np.asarray([int(n) for n in lengths])
-    return array.astype(np.int64)
+    if isinstance(lengths, Tensor):
+        return to_host(lengths._array).astype(np.int64)
+    return np.asarray([int(n) for n in lengths]).astype(np.int64)
+
+
+def _beside(indices: np.ndarray, x: Tensor) -> Tensor:
+    return Tensor(on(indices, x._array))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ...autograd import no_grad
 from ...errors import OptionError
 from ...tensors import Parameter, Tensor
@@ -152,9 +150,8 @@ def spectral_norm(
     del module._parameters[name]
     module.register_parameter(f"{name}_orig", weight)
     setattr(module, name, weight.detach())
-    dtype: np.dtype = weight._array.dtype
-    module.register_buffer(f"{name}_u", random_unit(rows, dtype, eps))
-    module.register_buffer(f"{name}_v", random_unit(columns, dtype, eps))
+    module.register_buffer(f"{name}_u", random_unit(rows, weight._array, eps))
+    module.register_buffer(f"{name}_v", random_unit(columns, weight._array, eps))
     module.register_forward_pre_hook(hook)
     return module
 

@@ -49,7 +49,8 @@ def pinned_batches(source: Any, wanted: bool) -> Iterator[tuple[Any, Any]]:
         wanted: what the user said.
     """
     if not wanted or not can_pin():
-        return source  # type: ignore[no-any-return]
+        found: Iterator[tuple[Any, Any]] = source
+        return found
     return _pinned(source)
 
 
