@@ -8,7 +8,7 @@ import numpy as np
 from ...errors import Unsupported
 from ..protocol import Array
 from . import device
-from .base import CudaBase, element_type, fast
+from .base import CudaBase, element_type, fast, require_there
 from .kernels import blocks, launch
 
 _FEW = 8192  # positions up to which comparing all with all is quicker than a sort
@@ -20,6 +20,7 @@ class CudaEmbedding(CudaBase):
     @fast
     def embedding_forward(self, weight: Array, indices: Array) -> Array:
         element_type(weight)
+        require_there(indices)
         if not (weight.size and indices.size):
             return cupy.empty((*indices.shape, *weight.shape[1:]), weight.dtype)
         table = weight if weight.flags.c_contiguous else weight.copy(order="C")
