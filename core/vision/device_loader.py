@@ -1,48 +1,56 @@
 """Batches of images from a data set that lies whole in the memory of the device that trains.
 
 Stage: in place of a `DataLoader` where the images are small enough, as CIFAR's and MNIST's are: the
-bytes are moved once, and one kernel gathers, augments and normalises each batch.
+bytes are moved once, and one kernel gathers, augments and normalises each batch. Orders, epochs and
+resuming are the `DataLoader`'s.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import devices, dtypes
-from ..backend.cuda.kernels.twins import images as twins
-from ..errors import DatasetError, OptionError
+from ..backend.images import Augmentation, ImageStore
+from ..errors import DatasetError, DeviceError, OptionError
+from ..moments import moment
 from ..tensors import Tensor
+from ..timeline import active
+from ..utils.data import DataLoader
 from ..utils.data.distributed import DistributedSampler
-from ..utils.data.streams import mix
+from ..utils.data.fetch import Task
+from ..utils.data.progress import Progress, note_hand_out
 
 __all__ = ["DeviceLoader"]
 
-_FLIPS = ("none", "random", "alternate")
-_PADDINGS = ("zeros", "reflect")
 _VECTOR = 8  # channels that a GPU reads at a time in 16 bits
 
 
-class DeviceLoader:
+class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
     """Batches (images, labels) from uint8 images in the memory of a device, augmented there.
 
-    A batch's images are logical (N, C, H, W), channels-last in memory. Which samples a rank gets,
-    and in which order, is `DistributedSampler`'s choice. What happens to an image depends on seed,
-    rank, epoch and place in the epoch, and is the same on the CPU and on a GPU.
+    A batch's images are logical (N, C, H, W), channels-last in memory. Without augmentation they
+    are those of ``ToTensor`` and ``Normalize`` to the bit, the same on the CPU and on a GPU. What
+    happens to an image depends on `seed`, the epoch and its number in the data set: not on ranks,
+    batches or where a run was resumed. One that a sampler repeats within an epoch looks the same.
 
-    On a GPU nothing waits: the order of the epoch and the number of the batch lie there, too, so
-    `next_batch` can be part of a captured step, which then fetches another batch at every replay.
+    Iterate over it epoch by epoch, or ask for `next_batch()`, which goes on from epoch to epoch and
+    can be part of a captured step. `state_dict` and `load_state_dict` are those of `DataLoader`:
+    they keep the place within the epoch, also on another number of ranks.
 
     Args:
         dataset: ``data`` uint8 (N, H, W, C) or (N, H, W) and ``targets`` (N,), as `CIFAR10` and
-            `MNIST` have, or a pair of such arrays. Its own transforms are not used.
+            `MNIST` have, or a pair of such arrays or tensors; tensors that lie on the device are
+            not copied. Its own transforms are not used.
         batch_size: images per batch.
         device: where; default: the default device.
-        shuffle: a new order every epoch.
+        shuffle: a new order every epoch (default, unless a sampler is given).
         drop_last: leave out the last batch if it is smaller.
+        crop_size: (height, width) cut out at random; default: that of the images.
         crop_padding: crop at random from the image padded by so many pixels on every side.
         padding_mode: "zeros" or "reflect".
         flip: "none", "random" (mirrored with probability 1/2) or "alternate": half of the images
@@ -53,12 +61,16 @@ class DeviceLoader:
         dtype: of the images: float32, float16 or bfloat16.
         pad_channels: whether channels are filled up with zeros to a multiple of 8, which suits
             convolutions in 16 bits.
-        num_replicas, rank, seed: as `DistributedSampler`; without a process group one rank.
+        num_replicas, rank: as `DistributedSampler`; without a process group one rank.
+        seed: of the augmentation, and of the order unless a sampler is given.
         pad: as `DistributedSampler`: repeat samples so that all ranks get equally many.
+        sampler: order of the indices, instead of shuffle, num_replicas, rank and pad.
+        batch_sampler: lists of indices, instead of those, batch_size and drop_last.
 
     Raises:
-        DatasetError: the data set has no such arrays.
-        OptionError: an unknown setting, or a number out of range.
+        DatasetError: the data set has no such arrays, or is empty.
+        OptionError: an unknown setting, a number out of range, or arguments that contradict.
+        ShapeError: settings that do not suit the images.
 
     >>> pixels = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
     >>> loader = DeviceLoader((pixels, np.arange(4)), 3, device="cpu", shuffle=False)
@@ -69,11 +81,12 @@ class DeviceLoader:
     def __init__(
         self,
         dataset: Any,
-        batch_size: int,
+        batch_size: int | None = None,
         *,
         device: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | None = None,
         drop_last: bool = False,
+        crop_size: tuple[int, int] | None = None,
         crop_padding: int = 0,
         padding_mode: str = "zeros",
         flip: str = "none",
@@ -86,109 +99,225 @@ class DeviceLoader:
         rank: int | None = None,
         seed: int = 0,
         pad: bool = True,
+        sampler: Iterable[int] | None = None,
+        batch_sampler: Iterable[list[int]] | None = None,
     ) -> None:
         images, labels = _arrays(dataset)
-        _check(batch_size, flip, padding_mode, crop_padding, cutout, images.shape, dtype)
-        if num_replicas is None and rank is None and not _in_group():
-            num_replicas, rank = 1, 0
-        self.batch_size, self.drop_last, self.dtype = batch_size, drop_last, dtype
-        self.sampler = DistributedSampler(
-            range(len(images)), num_replicas, rank, shuffle=shuffle, seed=seed, pad=pad
-        )
-        channels = images.shape[-1]
-        padded = -(-channels // _VECTOR) * _VECTOR if pad_channels else channels
-        reflect = int(padding_mode == "reflect")
-        self._look = (padded, crop_padding, reflect, _FLIPS.index(flip), cutout)
-        scale, shift = _normalisation(channels, mean, std)
+        if dtype not in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
+            raise OptionError(f"DeviceLoader: expected float32, float16 or bfloat16, came {dtype}")
+        if sampler is None and batch_sampler is None:
+            if num_replicas is None and rank is None and not _in_group():
+                num_replicas, rank = 1, 0
+            sampler = DistributedSampler(
+                range(len(images)), num_replicas, rank, shuffle=shuffle is not False, seed=seed,
+                pad=pad,
+            )  # fmt: skip
+        elif shuffle is not None or num_replicas is not None or rank is not None or not pad:
+            raise OptionError(
+                "DeviceLoader: sampler or batch_sampler replaces shuffle, num_replicas, rank, pad"
+            )
+        if (batch_size is None) == (batch_sampler is None):
+            raise OptionError("DeviceLoader: expected a batch_size or a batch_sampler, one of them")
+        super().__init__(
+            range(len(images)), 1 if batch_size is None else batch_size, sampler=sampler,
+            batch_sampler=batch_sampler, drop_last=drop_last,
+        )  # fmt: skip
+        self.dataset, self.dtype, self.seed = dataset, dtype, seed
         self.device = devices.indexed(devices.require(device))
-        key = mix(seed, self.sampler.rank)
-        rest = (self.sampler.num_samples, batch_size, key)
-        if self.device.type == "cuda":
-            from ..backend.cuda.augment import Images  # noqa: PLC0415 - needs CuPy
-
-            assert self.device.index is not None
-            self._images: Any = Images(images, labels, scale, shift, *rest, self.device.index)
-        else:
-            self._images = _HostImages(images, labels, scale, shift, *rest)
-        self._total = self.sampler.num_samples
-
-    def __len__(self) -> int:
-        """Batches of the next epoch."""
-        return self._batches(self.sampler.num_samples)
-
-    def _batches(self, samples: int) -> int:
-        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+        channels = -(-images.shape[-1] // _VECTOR) * _VECTOR if pad_channels else 1
+        look = Augmentation(
+            crop_size, crop_padding, padding_mode, flip, cutout, mean, std, channels
+        )
+        self._store = _store(images, labels, look, dtype, self.device)
+        self._epoch: _Epoch | None = None
+        self._launches: _Launches | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next `iter()`; not needed, it counts by itself."""
-        self.sampler.set_epoch(epoch)
+        """Choose the epoch of the next `iter()`; not needed, it counts by itself.
+
+        Raises:
+            OptionError: the sampler that was given has no epochs.
+        """
+        sampler = self._seeded_sampler()
+        if not hasattr(sampler, "set_epoch"):
+            raise OptionError(
+                f"DeviceLoader.set_epoch: {type(sampler).__name__} has no set_epoch; it is not "
+                "needed either, epochs count by themselves"
+            )
+        sampler.set_epoch(epoch)
+
+    # ---------------------------------------------------------------- batches
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._rest(self._begin_epoch())
+
+    def _rest(self, epoch: _Epoch) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            if self._epoch is not epoch:
+                raise DatasetError(
+                    "DeviceLoader: another epoch has begun while this one was iterated; a loader "
+                    "has one place at a time"
+                )
+            if not epoch.left:
+                epoch.finish()
+                return
+            yield self._next(epoch)
 
     def begin_epoch(self) -> int:
-        """Start the next epoch for `next_batch`. Returns how many batches it has."""
-        order = self.sampler.indices(self.sampler.epoch)
-        epoch, _ = self.sampler.begin_epoch()
-        self._total = len(order)
-        self._images.begin(order, epoch)
-        return self._batches(self._total)
+        """Start the next epoch for `next_batch`, or the rest of one after `load_state_dict`.
 
-    def next_batch(self, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The next batch of the epoch, of `batch_size` images unless told otherwise.
+        Only to leave an epoch before its end: `next_batch` begins epochs by itself.
 
-        Behind the last sample of the epoch it repeats that one. `iter` does both calls for you;
-        use them where the step is captured.
+        Returns:
+            How many batches it has.
         """
-        n = self.batch_size if size is None else size
-        x, y = self._images.batch(n, self._total, self.dtype.numpy, self._look)
-        return Tensor(x.transpose(0, 3, 1, 2)), Tensor(y)
+        return len(self._begin_epoch().tasks)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self.begin_epoch()
-        total = self._total
-        for number in range(batches):
-            yield self.next_batch(min(self.batch_size, total - number * self.batch_size))
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next batch; behind the last one of an epoch the first of the next epoch.
+
+        Called inside of a captured step, it is a part of the graph: every launch gets the batch
+        that an eager step would get. All batches must then have one size (``drop_last=True``).
+
+        Raises:
+            DeviceError: a captured step does not get batches of its size, or batches of two epochs.
+        """
+        recording = self._store.recording()
+        if recording is not None:
+            return self._record(recording)
+        return self._next(self._current())
+
+    def _next(self, epoch: _Epoch) -> tuple[Tensor, Tensor]:
+        moment("batch")
+        timeline = active()
+        begin = 0.0 if timeline is None else timeline.begin("batch")
+        x, y = self._store.fetch(self._take(epoch))
+        if timeline is not None:
+            timeline.end(begin, "batch", "data")
+        return Tensor(x), Tensor(y)
+
+    # ---------------------------------------------------------------- captured steps
+    def _record(self, recording: Any) -> tuple[Tensor, Tensor]:
+        """A batch as a part of a graph; nothing is handed out before its first launch."""
+        sizes = {task.count for task in self._current().tasks}
+        if len(sizes) > 1:
+            raise DeviceError(
+                f"DeviceLoader.next_batch: a captured step needs batches of one size, this epoch "
+                f"has some of {sorted(sizes)} images; use drop_last=True"
+            )
+        if self._launches is None or self._launches.recording() is not recording:
+            self._launches = _Launches(self, recording)
+            self._store.on_replay(self._launches)
+        self._launches.sizes += sizes
+        x, y = self._store.fetch(*sizes)
+        return Tensor(x), Tensor(y)
+
+    def _launch(self, sizes: list[int]) -> None:
+        """Before every launch of a graph that takes batches of these sizes."""
+        epoch = self._current()
+        found = [task.count for task in epoch.tasks[epoch.next : epoch.next + len(sizes)]]
+        if found != sizes:
+            raise DeviceError(
+                f"DeviceLoader.next_batch: the captured step takes batches of {sizes} images, but "
+                f"the epoch goes on with {found}. Use drop_last=True, and epochs whose number of "
+                f"batches (now {len(epoch.tasks)}) is a multiple of those in a step"
+            )
+        for _ in sizes:
+            moment("batch")
+            self._take(epoch)
+
+    # ---------------------------------------------------------------- the place in the epoch
+    def _current(self) -> _Epoch:
+        """The epoch that the next batch belongs to."""
+        epoch = self._epoch or self._begin_epoch()
+        while not epoch.left:
+            epoch = self._begin_epoch()
+            if not epoch.left and not epoch.progress.batches:
+                raise DatasetError("DeviceLoader.next_batch: the sampler gave an epoch of 0 batches")
+        return epoch
+
+    def _begin_epoch(self) -> _Epoch:
+        """Let the sampler give an order; the device gets it with the first batch."""
+        if self._epoch is not None and not self._epoch.left:
+            self._epoch.finish()
+        number = getattr(self._seeded_sampler(), "epoch", None)
+        progress, resumed = self._begin()
+        assert progress.seed is not None
+        tasks = list(self._tasks(progress.seed, resumed))
+        progress.batches, progress.samples = resumed.batches, resumed.samples
+        progress.digest = resumed.digest
+        self._epoch = _Epoch(progress.epoch if number is None else number, progress, tasks)
+        return self._epoch
+
+    def _take(self, epoch: _Epoch) -> int:
+        """Count the next batch as handed out. Returns its size."""
+        if not epoch.next:
+            indices = [index for task in epoch.tasks for index in task.indices]
+            order = np.array(indices, np.int64)
+            self._store.begin(order, self.seed % 2**64, epoch.number)
+        task = epoch.tasks[epoch.next]
+        epoch.next += 1
+        epoch.progress.hand_out(task, task.count)
+        note_hand_out(epoch.progress)
+        return task.count
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next epoch depends on."""
-        return self.sampler.state_dict()
+        """As `DataLoader.state_dict`; in the middle of an epoch behind the last batch."""
+        return {**super().state_dict(), "augmentation_seed": self.seed}
 
-    def load_state_dict(self, state: dict[str, Any], done: int = 0) -> None:
-        """Return to a state; see `DistributedSampler.load_state_dict`."""
-        self.sampler.load_state_dict(state, done)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `DataLoader.load_state_dict`: the next batches are those that were left."""
+        super().load_state_dict(state)
+        self.seed = state.get("augmentation_seed", self.seed)
+        self._epoch = None
 
 
-class _HostImages:
-    """`backend.cuda.augment.Images` in main memory."""
+class _Epoch:
+    """An epoch, or what is left of it after a resume.
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        scale: np.ndarray,
-        shift: np.ndarray,
-        samples: int,
-        size: int,
-        seed: int,
-    ) -> None:
-        self.shape, self.size, self.seed = images.shape[1:], size, seed
-        self.images, self.labels, self.scale, self.shift = images, labels, scale, shift
-        self.order, self.position = np.zeros(samples, np.int64), np.zeros(2, np.int64)
+    Attributes:
+        number: what augmentation depends on.
+        progress: for checkpoints, and for data parallelism, which asks whether it has ended.
+        tasks: its batches.
+        next: how many of those are handed out.
+    """
 
-    def begin(self, order: np.ndarray, epoch: int) -> None:
-        self.order[: len(order)] = order
-        self.position[:] = epoch, 0
+    __slots__ = ("next", "number", "progress", "tasks")
 
-    def batch(
-        self, n: int, total: int, dtype: np.dtype[Any], look: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        height, width, channels = self.shape
-        out = np.empty((n, height, width, look[0]), dtype)
-        targets = np.empty(n, np.int64)
-        twins.image_batch(
-            self.images, self.labels, self.order, self.position, out.reshape(-1), targets, n,
-            self.size, total, self.scale, self.shift, self.seed, height, width, channels, *look,
-        )  # fmt: skip
-        twins.next_batch(self.position)
-        return out, targets
+    def __init__(self, number: int, progress: Progress, tasks: list[Task]) -> None:
+        self.number, self.progress, self.tasks, self.next = number, progress, tasks, 0
+
+    @property
+    def left(self) -> int:
+        """Batches that are left."""
+        return len(self.tasks) - self.next
+
+    def finish(self) -> None:
+        """The user has seen its end."""
+        self.progress.finished = True
+        if self.progress.batches == 0:
+            note_hand_out(self.progress)
+
+
+class _Launches:
+    """Called before every launch of one graph."""
+
+    def __init__(self, loader: DeviceLoader, recording: Any) -> None:
+        self._loader, self.sizes = loader, list[int]()
+        self.recording = weakref.ref(recording)  # which owns this
+
+    def __call__(self) -> None:
+        self._loader._launch(self.sizes)
+
+
+def _store(
+    images: Any, labels: Any, look: Augmentation, dtype: dtypes.dtype, device: devices.device
+) -> ImageStore:
+    if device.type != "cuda":
+        return ImageStore(images, labels, look, dtype.numpy)
+    from ..backend.cuda.augment import CudaImageStore  # noqa: PLC0415 - needs CuPy
+
+    assert device.index is not None
+    return CudaImageStore(images, labels, look, dtype.numpy, device.index)
 
 
 def _in_group() -> bool:
@@ -196,56 +325,21 @@ def _in_group() -> bool:
     return bool(importlib.import_module("allgrad.distributed").is_initialized())
 
 
-def _arrays(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(dataset: Any) -> tuple[Any, Any]:
+    """uint8 (N, H, W, C) and int64 (N,), in main memory or where tensors lie."""
     pair = dataset if isinstance(dataset, tuple) else None
-    found = pair or (getattr(dataset, "data", None), getattr(dataset, "targets", None))
-    images, labels = (v.numpy() if isinstance(v, Tensor) else v for v in found)
+    images, labels = pair or (getattr(dataset, "data", None), getattr(dataset, "targets", None))
     if images is None or labels is None:
         raise DatasetError(
             "DeviceLoader: expected a data set with `data` and `targets`, or a pair of arrays, "
             f"came {type(dataset).__name__}"
         )
-    images, labels = np.asarray(images), np.asarray(labels, np.int64)
+    images, labels = (v._array if isinstance(v, Tensor) else np.asarray(v) for v in (images, labels))
+    labels = labels.astype(np.int64, copy=False)
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
         raise DatasetError(
             "DeviceLoader: expected uint8 images (N, H, W, C) or (N, H, W) and N labels, came "
             f"{images.dtype} {images.shape} and {labels.shape}"
         )
-    return np.ascontiguousarray(images), labels
-
-
-def _check(
-    batch_size: int,
-    flip: str,
-    padding_mode: str,
-    pad: int,
-    cutout: int,
-    shape: tuple[int, ...],
-    dtype: dtypes.dtype,
-) -> None:
-    if flip not in _FLIPS:
-        raise OptionError.unknown("flip", flip, _FLIPS)
-    if padding_mode not in _PADDINGS:
-        raise OptionError.unknown("padding_mode", padding_mode, _PADDINGS)
-    if dtype not in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
-        raise OptionError(f"DeviceLoader: expected float32, float16 or bfloat16, came {dtype}")
-    if batch_size < 1:
-        raise OptionError(f"DeviceLoader: expected batch_size of 1 or more, came {batch_size}")
-    most = min(shape[1:3])
-    for name, value in (("crop_padding", pad), ("cutout", cutout)):
-        if not 0 <= value < most:
-            raise OptionError(f"DeviceLoader: expected {name} within 0..{most - 1}, came {value}")
-
-
-def _normalisation(
-    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    centre = np.asarray([0.0] * channels if mean is None else mean, np.float64)
-    spread = np.asarray([1.0] * channels if std is None else std, np.float64)
-    if centre.shape != (channels,) or spread.shape != (channels,) or not (spread > 0).all():
-        raise OptionError(
-            f"DeviceLoader: expected {channels} means and as many positive deviations, came "
-            f"{mean} and {std}"
-        )
-    return (1 / (255 * spread)).astype(np.float32), (-centre / spread).astype(np.float32)
+    return images, labels

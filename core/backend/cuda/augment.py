@@ -1,77 +1,97 @@
-"""Batches of images on a GPU, from a data set that lies there as bytes."""
+"""Images on a GPU: batches by one kernel, also inside of a captured step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cupy
 import numpy as np
 
+from ...errors import DeviceError, ShapeError
+from ..images import Augmentation, ImageStore
 from ..protocol import Array
-from . import device
-from .kernels import blocks, launch
+from . import device, transfer
+from .kernels import launch
+
+_THREADS = 256
+_MOST_BLOCKS = 1 << 16
+_SHARED_BYTES = 48 << 10
 
 
-class Images:
-    """A data set in memory of one device, and where in it the next batch begins.
+class CudaImageStore(ImageStore):
+    """An `ImageStore` on a GPU; arguments as there, arrays from anywhere.
+
+    Those that lie on this GPU already are shared, not copied.
 
     Args:
-        images: uint8 (N, H, W, C).
-        labels: int64 (N,).
-        scale, shift: float32 (C,): images become value * scale + shift.
-        samples: how many samples an epoch has.
-        size: of a batch.
-        seed: of the augmentation, below 2**64.
-        index: the GPU.
+        index: which GPU.
+
+    Raises:
+        ShapeError: also for so many channels that their table is too large.
     """
+
+    xp = cupy
 
     def __init__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        scale: np.ndarray,
-        shift: np.ndarray,
-        samples: int,
-        size: int,
-        seed: int,
+        images: Array,
+        labels: Array,
+        augmentation: Augmentation,
+        dtype: np.dtype[Any],
         index: int,
     ) -> None:
-        self.shape, self.index, self.size, self.seed = images.shape[1:], index, size, seed
+        self.index = index
+        self._recorded = False
+        table_bytes = 258 * images.shape[-1] * dtype.itemsize
+        if table_bytes > _SHARED_BYTES:
+            raise ShapeError(
+                f"images of {images.shape[-1]} channels: expected at most "
+                f"{_SHARED_BYTES // (258 * dtype.itemsize)} for {dtype}, whose table fits a GPU's "
+                "shared memory"
+            )
         with device.At(index):
-            self.images, self.labels = cupy.asarray(images), cupy.asarray(labels)
-            self.scale, self.shift = cupy.asarray(scale), cupy.asarray(shift)
-            self.order = cupy.zeros(samples, np.int64)
-            self.position = cupy.zeros(2, np.int64)
+            super().__init__(images, labels, augmentation, dtype)
 
-    def begin(self, order: np.ndarray, epoch: int) -> None:
-        """A new epoch: its samples in this order, and the first batch is next."""
+    def begin(self, order: np.ndarray, seed: int, epoch: int) -> None:
         with device.At(self.index):
-            stream = device.stream()
-            self.order[: len(order)].set(np.ascontiguousarray(order, np.int64), stream=stream)
-            self.position.set(np.array([epoch, 0], np.int64), stream=stream)
+            super().begin(order, seed, epoch)
 
-    def batch(
-        self, n: int, total: int, dtype: np.dtype[Any], look: tuple[int, ...]
-    ) -> tuple[Array, Array]:
-        """The next `n` images, (n, H, W, C'), and their labels; then the batch behind is next.
-
-        Args:
-            n: how many; fewer than `size` in the last batch of an epoch.
-            total: samples of this epoch.
-            dtype: float32, float16 or bfloat16.
-            look: channels of the result, and pad, reflect, flip, cutout of `kernels/augment.cu`.
-        """
+    def fetch(self, count: int) -> tuple[Array, Array]:
         with device.At(self.index):
-            height, width, channels = self.shape
-            out = cupy.empty((n, height, width, look[0]), dtype)
-            targets = cupy.empty(n, np.int64)
-            sizes = (np.int64(n), np.int64(self.size), np.int64(total))
-            plan = map(np.int32, (height, width, channels, *look))
-            args = (
-                self.images, self.labels, self.order, self.position, out, targets, *sizes,
-                self.scale, self.shift, np.uint64(self.seed), *plan,
-            )  # fmt: skip
-            grid = blocks(n * height * width, 256)
-            launch("image_batch", dtype, grid, (256,), args)
-            launch("next_batch", None, (1,), (32,), (self.position,))
-            return out, targets
+            return super().fetch(count)
+
+    def recording(self) -> device.Capture | None:
+        return device.under_way(self.index)
+
+    def on_replay(self, callback: Callable[[], None]) -> None:
+        with device.At(self.index):
+            device.on_replay(callback)
+            device.keep(self)
+        self._recorded = True
+
+    def _placed(self, array: Array) -> Array:
+        if isinstance(array, np.ndarray):
+            return transfer.to_device(np.ascontiguousarray(array), self.index)
+        if int(array.device.id) != self.index:
+            array = transfer.to_other_device(array, self.index)
+        return cupy.ascontiguousarray(array)
+
+    def _lasting(self, size: int, dtype: Any) -> Array:
+        return device.lasting(size, dtype)
+
+    def _copy(self, order: np.ndarray) -> None:
+        self._order[: len(order)].set(np.ascontiguousarray(order), stream=device.stream())
+
+    def _grow(self, size: int) -> None:
+        if self._recorded:
+            raise DeviceError(
+                f"cuda.capture: an epoch of {size} images is longer than those when the step was "
+                f"captured, up to {len(self._order)}. Call reset() of the captured step before"
+            )
+        super()._grow(size)
+
+    def _run(self, name: str, dtype: Any, blocks: int, args: tuple[Any, ...]) -> None:
+        shared = self._table_bytes if name == "augment" else 0
+        grid, block = (min(blocks, _MOST_BLOCKS),), (_THREADS if name == "augment" else 32,)
+        launch(name, dtype, grid, block, args, shared_mem=shared)

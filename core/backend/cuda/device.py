@@ -117,6 +117,11 @@ def capturing(index: int | None = None) -> bool:
     return bool(_captures) and (_thread.index if index is None else index) in _captures
 
 
+def under_way(index: int | None = None) -> Capture | None:
+    """The capture that is under way on a device (default: that of this thread), or None."""
+    return _captures.get(current() if index is None else index)
+
+
 def begin_capture(capture: Capture) -> None:
     """`capture` is under way from now on.
 

@@ -1,63 +1,71 @@
-"""Batches of images on a GPU are those of the CPU, also where the step is captured."""
+"""Images on a GPU: the kernel writes the bits that its twin writes, and so do whole epochs."""
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-import allgrad as ag
-from allgrad.vision import DeviceLoader
+from allgrad.backend.images import Augmentation, ImageStore
+from allgrad.errors import ShapeError
 
-RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(0, 256, (23, 6, 5, 3), dtype=np.uint8)
-LABELS = np.arange(23)
-SETTINGS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "seed": 3}
-
-
-def both(**settings):
-    pair = (PIXELS, LABELS)
-    return [DeviceLoader(pair, 4, device=d, **SETTINGS, **settings) for d in ("cpu", "cuda")]
-
-
-LOOKS = (
-    {},
-    {"crop_padding": 2, "flip": "random", "cutout": 3, "pad_channels": True},
-    {"crop_padding": 1, "padding_mode": "reflect", "flip": "alternate", "dtype": ag.float16},
-    {"dtype": ag.bfloat16, "num_replicas": 2, "rank": 1, "drop_last": True},
-)
+TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
+SETTINGS = {
+    "plain": {},
+    "cifar": {"padding": 4, "flip": "random", "mean": (0.49, 0.48, 0.45), "std": (0.2, 0.3, 0.25)},
+    "speed": {"padding": 2, "padding_mode": "reflect", "flip": "alternating", "channels": 8},
+    "cut out": {"size": (7, 5), "cutout": 3, "fill": (1, 2, 3), "padding": 1, "channels": 5},
+    "middle": {"size": (4, 6), "random": False, "channels": 4},
+}
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_as_on_the_cpu(gpu, look):
-    here, there = both(**look)
-    for _ in range(2):
-        batches = list(zip(here, there, strict=True))
-        assert len(batches) == len(here)
-        for (x, y), (u, v) in batches:
-            assert u.is_cuda
-            assert u.dtype is x.dtype
-            assert u._array.strides == x._array.strides
-            got, want = u.cpu().float().numpy(), x.float().numpy()
-            np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-6)
-            assert v.tolist() == y.tolist()
+def stored(rng, shape=(12, 9, 8, 3)):
+    return rng.integers(0, 256, shape, np.uint8), rng.integers(0, 10, shape[0])
 
 
-def test_a_captured_step_fetches_its_own_batch(gpu):
-    from allgrad.backend.cuda import device
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_batches_are_those_of_main_memory(gpu, rng, name, dtype):
+    from allgrad.backend.cuda.augment import CudaImageStore
 
-    here, there = both(crop_padding=1, drop_last=True)
-    there.begin_epoch()
-    record, pool = device.Capture(), gpu.cuda.MemoryPool()
-    with gpu.cuda.using_allocator(pool.malloc):
-        device.begin_capture(record)
-        device.stream().begin_capture()
-        x, y = there.next_batch()
-        graph = device.stream().end_capture()
-        device.end_capture()
-    for epoch in range(2):
-        if epoch:
-            assert there.begin_epoch() == 5
-        for want, labels in here:
-            graph.launch(device.stream())
-            np.testing.assert_allclose(x.cpu().numpy(), want.numpy(), rtol=1e-5, atol=1e-6)
-            assert y.tolist() == labels.tolist()
+    images, labels = stored(rng)
+    settings = Augmentation(**SETTINGS[name])
+    here = ImageStore(images, labels, settings, np.dtype(dtype))
+    there = CudaImageStore(images, labels, settings, np.dtype(dtype), 0)
+    for epoch in (0, 1):
+        order = rng.permutation(12)
+        for store in (here, there):
+            store.begin(order, 2**63 + 5, epoch, 1)
+        for count in (5, 1, 5):
+            (x, y), (want, classes) = there.fetch(count), here.fetch(count)
+            assert x.strides == want.strides
+            assert x.dtype == want.dtype == dtype
+            np.testing.assert_array_equal(x.get(), want)
+            assert y.get().tolist() == classes.tolist()
+            assert want.astype(np.float32).std() > 0.1
+
+
+def test_more_images_than_blocks_and_grey_ones(gpu, rng):
+    from allgrad.backend.cuda import augment
+
+    images, labels = stored(rng, (40, 5, 5, 1))
+    settings = Augmentation(padding=1, flip="random", cutout=2)
+    here = ImageStore(images, labels, settings, np.dtype(np.float32))
+    there = augment.CudaImageStore(images, labels, settings, np.dtype(np.float32), 0)
+    order = np.tile(rng.permutation(40), 3)  # longer than the data set
+    for store in (here, there):
+        store.begin(order, 1, 2, 0)
+    augment._MOST_BLOCKS, before = 7, augment._MOST_BLOCKS
+    try:
+        x, _ = there.fetch(120)
+    finally:
+        augment._MOST_BLOCKS = before
+    np.testing.assert_array_equal(x.get(), here.fetch(120)[0])
+
+
+def test_too_many_channels_are_refused(gpu):
+    from allgrad.backend.cuda.augment import CudaImageStore
+
+    images, labels = np.zeros((1, 2, 2, 50), np.uint8), np.zeros(1, np.int64)
+    with pytest.raises(ShapeError, match="50 channels: expected at most 47"):
+        CudaImageStore(images, labels, Augmentation(), np.dtype(np.float32), 0)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import (
+    augment,
     batch_norms,
     draws,
     elementwise,
     embeddings,
-    images,
     norms,
     pools,
     softmaxes,
@@ -33,5 +33,5 @@ TWINS: dict[str, Callable[..., None]] = {
     **batch_norms.TWINS,
     **steps.TWINS,
     **embeddings.TWINS,
-    **images.TWINS,
+    **augment.TWINS,
 }

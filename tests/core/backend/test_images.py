@@ -1,0 +1,122 @@
+"""Batches of stored images against a plain composition of transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from allgrad.backend.images import Augmentation, ImageStore
+from allgrad.errors import OptionError, ShapeError
+from allgrad.vision import transforms as T  # noqa: N812 - as torchvision's users write it
+from allgrad.vision.transforms import functional as TF  # noqa: N812
+
+F32 = np.dtype(np.float32)
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+N = 64
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (N, 8, 8, 3), np.uint8)
+
+
+def store(images, dtype=F32, **settings):
+    return ImageStore(images, np.arange(len(images)), Augmentation(**settings), dtype)
+
+
+def batch(store, epoch, order=None, seed=3):
+    order = np.arange(N) if order is None else order
+    store.begin(order, seed, epoch, 0)
+    return store.fetch(len(order))[0]
+
+
+def candidates(image, padding, mode):
+    """Every result that RandomCrop, RandomHorizontalFlip, ToTensor and Normalize can give."""
+    plain = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
+    padded = TF.pad(image, padding, padding_mode=mode)
+    for top in range(2 * padding + 1):
+        for left in range(2 * padding + 1):
+            window = TF.crop(padded, top, left, 8, 8)
+            for mirrored in (False, True):
+                shown = TF.hflip(window) if mirrored else window
+                yield (top, left, mirrored), plain(shown).numpy()
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_results_are_those_of_transforms(images, mode):
+    made = store(images, padding=2, padding_mode=mode, flip="random", mean=MEAN, std=STD)
+    seen = []
+    for image, x in zip(images, batch(made, 0), strict=True):
+        found = [key for key, y in candidates(image, 2, mode) if (x == y).all()]
+        assert len(found) == 1
+        seen += found
+    tops, lefts, mirrored = zip(*seen, strict=True)
+    assert set(tops) == set(lefts) == set(range(5))
+    assert 18 < sum(mirrored) < 46
+    assert len(set(seen)) > 30
+
+
+def test_alternating_flips(images):
+    made = store(images, flip="alternating")
+    plain = batch(store(images), 0)
+    epochs = [batch(made, e) for e in range(4)]
+    flipped = (epochs[0] != plain).any(axis=(1, 2, 3))
+    assert 18 < flipped.sum() < 46
+    for e, got in enumerate(epochs):
+        mirror = flipped ^ bool(e % 2)
+        want = np.where(mirror[:, None, None, None], plain[..., ::-1], plain)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_cutout(images):
+    images |= 1
+    x = batch(store(images, cutout=4), 0)
+    cut = (x == 0).all(axis=1)
+    sizes = [(hole.any(axis=1).sum(), hole.any(axis=0).sum()) for hole in cut]
+    for hole, (rows, columns) in zip(cut, sizes, strict=True):
+        assert hole.sum() == rows * columns  # a rectangle
+        assert 2 <= min(rows, columns) <= max(rows, columns) <= 4
+    assert (4, 4) in sizes
+    assert len(set(sizes)) > 3  # those at a border
+
+
+def test_an_image_is_drawn_for_by_seed_epoch_and_number_alone(images, rng):
+    settings = {"padding": 3, "flip": "random", "cutout": 2}
+    made, order = store(images, **settings), rng.permutation(N)
+    first = batch(made, 5)
+    np.testing.assert_array_equal(batch(made, 5, order), first[order])
+    made.begin(order, 3, 5, 10)
+    parts = [made.fetch(n) for n in (7, 20)]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in parts]), first[order[10:37]])
+    assert np.concatenate([y for _, y in parts]).tolist() == order[10:37].tolist()
+    assert (batch(made, 6) != first).any()
+    assert (batch(made, 5, seed=4) != first).any()
+
+
+def test_middle_and_added_channels(images):
+    x = batch(store(images, size=(5, 4), random=False, padding=2, channels=8), 0)
+    assert x.shape == (N, 8, 5, 4)
+    assert not x[:, 3:].any()
+    want = [T.ToTensor()(T.CenterCrop((5, 4))(image)).numpy() for image in images]
+    np.testing.assert_array_equal(x[:, :3], want)
+
+
+def test_padding_has_the_value_of_its_byte(images):
+    x = batch(store(images, padding=8, fill=(10, 20, 30)), 0)
+    assert (x == (np.float32([10, 20, 30]) / 255).reshape(3, 1, 1)).all(axis=1).any()
+
+
+@pytest.mark.parametrize(("settings", "error", "text"), [
+    ({"flip": "maybe"}, OptionError, "alternating"),
+    ({"padding_mode": "edge"}, OptionError, "reflect"),
+    ({"padding": -1}, OptionError, "0 pixels or more"),
+    ({"mean": 0.5}, OptionError, "mean and std together"),
+    ({"mean": (1, 2), "std": (1, 1)}, ShapeError, "3 for images of 3 channels"),
+    ({"mean": 0.5, "std": 0}, OptionError, "contains 0"),
+    ({"fill": 300}, OptionError, "bytes"),
+    ({"size": (9, 8)}, ShapeError, "at most that of the images with their padding, 8 x 8"),
+    ({"padding": 8, "padding_mode": "reflect"}, ShapeError, "larger than that"),
+])  # fmt: skip
+def test_settings_that_make_no_sense(images, settings, error, text):
+    with pytest.raises(error, match=text):
+        store(images, **settings)
