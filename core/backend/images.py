@@ -150,7 +150,7 @@ class ImageStore:
         self._table = self._placed(augmentation.table(channels, dtype).reshape(-1))
         self._table_bytes = self._table.nbytes
         self._state = self._lasting(3, np.uint64)
-        self._order = self._lasting(len(images), np.int64)
+        self._order: Any = self._lasting(len(images), np.int64)
         vector = self.lanes * dtype.itemsize % 16 == 0
         shape = (height, width, channels, rows, columns, self.lanes, vector)
         self._numbers = (

@@ -8,6 +8,7 @@ resuming are the `DataLoader`'s.
 from __future__ import annotations
 
 import importlib
+import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -102,7 +103,8 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
         sampler: Iterable[int] | None = None,
         batch_sampler: Iterable[list[int]] | None = None,
     ) -> None:
-        images, labels = _arrays(dataset)
+        self.device = devices.indexed(devices.require(device))
+        images, labels = _arrays(dataset, self.device.type == "cuda")
         if dtype not in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
             raise OptionError(f"DeviceLoader: expected float32, float16 or bfloat16, came {dtype}")
         if sampler is None and batch_sampler is None:
@@ -123,7 +125,6 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
             batch_sampler=batch_sampler, drop_last=drop_last,
         )  # fmt: skip
         self.dataset, self.dtype, self.seed = dataset, dtype, seed
-        self.device = devices.indexed(devices.require(device))
         channels = -(-images.shape[-1] // _VECTOR) * _VECTOR if pad_channels else 1
         look = Augmentation(
             crop_size, crop_padding, padding_mode, flip, cutout, mean, std, channels
@@ -232,7 +233,9 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
         while not epoch.left:
             epoch = self._begin_epoch()
             if not epoch.left and not epoch.progress.batches:
-                raise DatasetError("DeviceLoader.next_batch: the sampler gave an epoch of 0 batches")
+                raise DatasetError(
+                    "DeviceLoader.next_batch: the sampler gave an epoch of 0 batches"
+                )
         return epoch
 
     def _begin_epoch(self) -> _Epoch:
@@ -251,8 +254,8 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
     def _take(self, epoch: _Epoch) -> int:
         """Count the next batch as handed out. Returns its size."""
         if not epoch.next:
-            indices = [index for task in epoch.tasks for index in task.indices]
-            order = np.array(indices, np.int64)
+            indices = itertools.chain.from_iterable(task.indices for task in epoch.tasks)
+            order = np.fromiter(indices, np.int64)
             self._store.begin(order, self.seed % 2**64, epoch.number)
         task = epoch.tasks[epoch.next]
         epoch.next += 1
@@ -325,8 +328,8 @@ def _in_group() -> bool:
     return bool(importlib.import_module("allgrad.distributed").is_initialized())
 
 
-def _arrays(dataset: Any) -> tuple[Any, Any]:
-    """uint8 (N, H, W, C) and int64 (N,), in main memory or where tensors lie."""
+def _arrays(dataset: Any, on_gpu: bool) -> tuple[Any, Any]:
+    """uint8 (N, H, W, C) and int64 (N,); tensors stay on their GPU if the batches are made on one."""
     pair = dataset if isinstance(dataset, tuple) else None
     images, labels = pair or (getattr(dataset, "data", None), getattr(dataset, "targets", None))
     if images is None or labels is None:
@@ -334,7 +337,9 @@ def _arrays(dataset: Any) -> tuple[Any, Any]:
             "DeviceLoader: expected a data set with `data` and `targets`, or a pair of arrays, "
             f"came {type(dataset).__name__}"
         )
-    images, labels = (v._array if isinstance(v, Tensor) else np.asarray(v) for v in (images, labels))
+    images, labels = (
+        v._array if isinstance(v, Tensor) else np.asarray(v) for v in (images, labels)
+    )
     labels = labels.astype(np.int64, copy=False)
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import numpy as np
 import pytest
 
 import allgrad as ag
-from allgrad.errors import DatasetError, OptionError
-from allgrad.utils.data import DistributedSampler
+from allgrad.ddp import ShardedBatchSampler
+from allgrad.errors import DatasetError, OptionError, ShapeError
+from allgrad.utils.data import DataLoader, DistributedSampler, RandomSampler
+from allgrad.utils.data.progress import take_hand_outs
 from allgrad.vision import DeviceLoader
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (23, 6, 5, 3), dtype=np.uint8)
 LABELS = np.arange(23)
+LOOK = {"crop_padding": 2, "flip": "random", "cutout": 2, "mean": (0.5,) * 3}
 
 
 def loader(**settings):
@@ -102,6 +108,91 @@ def test_alternate_flips_and_cutout():
         assert ((counts >= 1) & (counts <= 4)).all()
 
 
+SAMPLERS = {
+    "own": lambda: loader(seed=5, **LOOK),
+    "random": lambda: DeviceLoader(
+        (PIXELS, LABELS), 4, device="cpu", sampler=RandomSampler(PIXELS), drop_last=True, **LOOK
+    ),
+    "distributed": lambda: loader(sampler=DistributedSampler(PIXELS, 2, 1, seed=4), **LOOK),
+    "shards": lambda: DeviceLoader(
+        (PIXELS, LABELS),
+        device="cpu",
+        batch_sampler=ShardedBatchSampler(PIXELS, 8, 4, 2, 1),
+        **LOOK,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_resuming_loses_nothing(name):
+    """Each batch of two epochs is what is left after a state is loaded, by either way to ask."""
+    ag.manual_seed(1)
+    whole, states, want = SAMPLERS[name](), [], []
+    for _ in range(2):
+        for x, y in whole:
+            want.append((x.numpy(), y.tolist()))
+            states.append(json.loads(json.dumps(whole.state_dict())))
+    assert len(want) % 2 == 0
+    for done in (1, len(want) // 2 - 1, len(want) // 2 + 1):
+        for ask in ("iter", "next_batch"):
+            resumed = SAMPLERS[name]()
+            resumed.load_state_dict(states[done - 1])
+            assert resumed.state_dict() == states[done - 1]
+            count = (len(want) - done) % (len(want) // 2)
+            rest = list(resumed) if ask == "iter" else [resumed.next_batch() for _ in range(count)]
+            assert len(rest) == count
+            for (x, y), (u, v) in zip(rest, want[done:], strict=False):
+                np.testing.assert_array_equal(x.numpy(), u)
+                assert y.tolist() == v
+
+
+def test_resuming_on_other_ranks():
+    """One rank's place is taken up by two: every sample once, each looking as it would have."""
+    alone = loader(seed=5, shuffle=True, **LOOK)
+    shown = {y: x for batch in alone for x, y in zip(batch[0].numpy(), batch[1].tolist())}  # noqa: B905
+    alone = loader(seed=5, **LOOK)
+    started = iter(alone)
+    seen = [y for _ in range(3) for y in next(started)[1].tolist()]
+    for rank in range(2):
+        part = loader(num_replicas=2, rank=rank, seed=5, pad=False, **LOOK)
+        part.load_state_dict(alone.state_dict())
+        for x, y in part:
+            seen += y.tolist()
+            for image, label in zip(x.numpy(), y.tolist(), strict=True):
+                np.testing.assert_array_equal(image, shown[label])
+    assert sorted(seen) == list(range(23))
+
+
+def test_batches_and_epochs_of_samplers_are_those_of_a_data_loader():
+    for given in (
+        {"batch_size": 4, "sampler": DistributedSampler(PIXELS, 2, 1, seed=4)},
+        {"batch_sampler": ShardedBatchSampler(PIXELS, 8, 4, 2, 0)},
+    ):
+        ours, plain = DeviceLoader((PIXELS, LABELS), device="cpu", **given), DataLoader(
+            LABELS, **copy.deepcopy(given)
+        )  # fmt: skip
+        assert len(ours) == len(plain)
+        for _ in range(2):
+            assert labels_of(ours) == [y.tolist() for y in plain]
+
+
+def test_data_parallelism_hears_when_an_epoch_ends():
+    take_hand_outs()
+    short = loader(num_replicas=2, rank=0)
+    batches = short.begin_epoch()
+    for _ in range(batches):
+        short.next_batch()
+    (epoch,) = take_hand_outs()
+    assert (epoch.finished, epoch.batches) == (False, batches)
+    short.next_batch()
+    assert epoch.finished
+    list(short)
+    assert [e.finished for e in take_hand_outs()] == [False, True]
+    empty = loader(sampler=[])
+    assert list(empty) == []
+    assert [(e.finished, e.batches) for e in take_hand_outs()] == [(True, 0)]
+
+
 def test_what_does_not_fit():
     with pytest.raises(DatasetError, match="`data` and `targets`"):
         DeviceLoader([1, 2], 2, device="cpu")
@@ -109,7 +200,23 @@ def test_what_does_not_fit():
         DeviceLoader((PIXELS.astype(float), LABELS), 2, device="cpu")
     with pytest.raises(OptionError, match="known"):
         loader(flip="sometimes")
-    with pytest.raises(OptionError, match=r"crop_padding within 0\.\.4"):
-        loader(crop_padding=5)
-    with pytest.raises(OptionError, match="means"):
-        loader(mean=(0.5,))
+    with pytest.raises(ShapeError, match="reflecting 5 pixels"):
+        loader(crop_padding=5, padding_mode="reflect")
+    with pytest.raises(ShapeError, match="one mean, or 3"):
+        loader(mean=(0.5, 0.5))
+    with pytest.raises(OptionError, match="float32, float16 or bfloat16"):
+        loader(dtype=ag.float64)
+    with pytest.raises(OptionError, match="batch_size or a batch_sampler"):
+        DeviceLoader((PIXELS, LABELS), device="cpu")
+    with pytest.raises(OptionError, match="replaces shuffle"):
+        loader(sampler=range(3), shuffle=True)
+    with pytest.raises(OptionError, match="list has no set_epoch"):
+        loader(sampler=[3, 4]).set_epoch(1)
+    with pytest.raises(DatasetError, match="epoch of 0 batches"):
+        loader(sampler=[]).next_batch()
+    other = loader()
+    first = iter(other)
+    next(first)
+    iter(other)
+    with pytest.raises(DatasetError, match="another epoch has begun"):
+        next(first)
