@@ -10,7 +10,7 @@ whose clock drifts slows all alike; a round is timed as a whole, from an idle GP
 Said per network, as medians over rounds (range): images per second, the ratio to PyTorch eager and
 to torch.compile within each round, the share of the measured ceiling of bf16 (or fp32) products
 that the network's multiplications reach, and whether memory grew after the first steps. With two
-GPUs or more, `benchmarks/overlap.py` says how much of communication is hidden.
+GPUs or more, `gpu_overlap.py` then says how much of communication is hidden.
 
 Needs a GPU and `pip install 'allgrad[gpu]'`; without torch, allgrad runs alone. Raw figures with
 all versions go to benchmarks/results/gpu-<device>.json.
@@ -143,6 +143,17 @@ def lines(row: dict[str, Any], ceilings: dict[str, float]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def measure_overlap() -> dict[str, Any]:
+    """What `gpu_overlap.py` says on two GPUs."""
+    command = [sys.executable, "-m", "allgrad.launch.cli", "run", "-n", "2"]
+    done = subprocess.run(
+        [*command, str(HERE / "gpu_overlap.py")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    text = done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1]
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 def versions(device: dict[str, Any]) -> dict[str, Any]:
     """What the figures depend on."""
     found: dict[str, Any] = {"python": platform.python_version(), **device}
@@ -182,10 +193,15 @@ def main() -> None:
     for network in options.networks:
         rows.append(measure(network, options, names))
         print("\n".join(lines(rows[-1], ceilings)), flush=True)
+    overlap = measure_overlap() if device["gpus"] > 1 else None
+    if overlap is not None:
+        print(f"hidden communication, {overlap['ranks']} GPUs: {overlap['hidden']}")
     slug = re.sub(r"[^a-z0-9]+", "-", device["device"].lower()).strip("-")
     out = options.out or HERE / "results" / f"gpu-{slug}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"versions": versions(device), "ceilings": ceilings, "rows": rows}
+    record = {
+        "versions": versions(device), "ceilings": ceilings, "rows": rows, "overlap": overlap
+    }  # fmt: skip
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"raw figures: {out}")
 

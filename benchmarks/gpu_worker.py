@@ -189,7 +189,8 @@ def serve_ceilings() -> None:
 
     properties = ag.cuda.get_device_properties()
     say(device=properties.name, capability=f"{properties.major}.{properties.minor}",
-        multiprocessors=properties.multi_processor_count)  # fmt: skip
+        multiprocessors=properties.multi_processor_count,
+        gpus=ag.cuda.device_count())  # fmt: skip
     for _ in sys.stdin:
         say(**measure_ceilings())
 

@@ -62,6 +62,9 @@ class Row(NamedTuple):
 
 
 _tables: OrderedDict[tuple[int, bytes], Table] = OrderedDict()
+# Tables have memory apart: one among the gradients would move those of the next step, which would
+# need another table, and so on.
+_pool = cupy.cuda.MemoryPool()
 
 
 def table_of(rows: Sequence[Row], index: int) -> Table:
@@ -73,7 +76,8 @@ def table_of(rows: Sequence[Row], index: int) -> Table:
     key = (index, words.tobytes())
     found = _tables.get(key)
     if found is None:
-        found = _tables[key] = table._replace(array=cupy.asarray(words))
+        with cupy.cuda.using_allocator(_pool.malloc):
+            found = _tables[key] = table._replace(array=cupy.asarray(words))
         while len(_tables) > _KEPT:
             _tables.popitem(last=False)
     else:
