@@ -34,8 +34,9 @@ def gpu(stand_in, monkeypatch):
         pytest.fail(f"ALLGRAD_TEST_GPU=1, but {reason}")
     import cupy
 
-    from allgrad.backend.cuda import device
+    from allgrad.backend.cuda import device, tables
 
+    tables._tables.clear()
     if not REAL:
         _find_lost_streams(device)
     device._thread.index = -1  # other tests' ranks may have left this thread another stream

@@ -7,6 +7,7 @@ import os
 import pytest
 from support.emulated_gpu import emulated_gpu, state, streams
 
+from allgrad import backend
 from allgrad.backend.cuda import availability
 
 REAL = os.environ.get("ALLGRAD_TEST_GPU") == "1"
@@ -18,11 +19,14 @@ def _machine(devices: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(state, "TIMEOUT_S", 10.0)
     with emulated_gpu(devices) as cupy:
         availability.forget()
-        from allgrad.backend.cuda import device
+        from allgrad.backend.cuda import device, random, tables
 
         # streams of a test that failed may wait for ever
         monkeypatch.setattr(device, "_streams", {})
         monkeypatch.setattr(device, "_thread", device._Thread())
+        monkeypatch.setattr(random, "_thread", random._Thread())
+        monkeypatch.setattr(backend._instances, "cuda", {})
+        tables._tables.clear()
         state.thread.streams.clear()
         streams._by_pointer.clear()
         yield cupy
