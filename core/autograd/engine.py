@@ -249,7 +249,9 @@ class Run:
             grad = reduced(grad, shape)
         if grad.dtype != dtype:
             grad = in_dtype(grad, dtype)
-        if not shape:  # NumPy gives scalars where ops were promised arrays
+        if (
+            not shape and type(grad) is not np.ndarray
+        ):  # NumPy gives scalars where ops were promised arrays
             grad = as_array(grad)
         grads = self.grads
         if parent not in grads:
@@ -326,7 +328,8 @@ def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b, inside a's memory: the caller made sure that nobody else can see it."""
-    if a.base is None and is_writable(a) and a.shape == b.shape and a.ndim:
+    writable = a.flags.writeable if type(a) is np.ndarray else is_writable(a)
+    if a.base is None and writable and a.shape == b.shape and a.ndim:
         np.add(a, b, out=a)
         return a
     return as_array(a + b)

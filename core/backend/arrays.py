@@ -14,8 +14,10 @@ import numpy as np
 
 from .. import kernel_counts
 
-# The class of device arrays; empty until the first one is asked for.
-_classes: list[type] = []
+# The class of device arrays; empty until the first one is asked for. Where a call is too much,
+# look for a type in it.
+device_classes: list[type] = []
+_classes = device_classes
 
 
 def register(array_class: type) -> None:
@@ -101,6 +103,8 @@ def as_array(value: Any, dtype: Any = None) -> Any:
     Args:
         dtype: its type, another one is cast.
     """
+    if dtype is None and type(value) is np.ndarray:
+        return value
     if type(value) not in _classes:
         return np.asarray(value, dtype)
     return value if dtype is None else value.astype(dtype, copy=False)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..dtypes import is_half
-from .arrays import is_array
+from .arrays import device_classes, is_array
 from .protocol import Backend
 
 B = TypeVar("B", bound=type)
@@ -20,8 +20,13 @@ B = TypeVar("B", bound=type)
 
 def among(values: Iterable[Any]) -> bool:
     """Whether one of `values` is a half array."""
-    for v in values:  # not any(): this runs at every optimizer step
-        if (type(v) is np.ndarray or is_array(v)) and v.itemsize == 2 and is_half(v.dtype):
+    for v in values:  # not any(), and no function for each: this runs in every kernel
+        kind = type(v)
+        if (
+            (kind is np.ndarray or kind in device_classes or isinstance(v, np.ndarray))
+            and v.itemsize == 2
+            and is_half(v.dtype)
+        ):
             return True
     return False
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..backend.arrays import as_array, contiguous
+from ..backend.arrays import as_array, on_device
 from ..dtypes import FLOATING
 from .base import Op
 from .elementwise import Grads, conj
@@ -17,8 +17,8 @@ Axes = tuple[int, ...] | None
 
 def expanded(grad: Array, shape: tuple[int, ...], axes: Axes, keepdim: bool) -> Array:
     """View of a reduced gradient in the shape before the reduction."""
-    if axes is None and type(grad) is np.ndarray:  # as broadcast_to, in a tenth of its time
-        return np.ndarray(shape, grad.dtype, contiguous(grad), 0, (0,) * len(shape))
+    if axes is None and not on_device(grad):  # as broadcast_to, in a tenth of its time
+        return np.ndarray(shape, grad.dtype, np.ascontiguousarray(grad), 0, (0,) * len(shape))
     if not keepdim and axes is not None:
         grad = np.expand_dims(grad, axes)
     return np.broadcast_to(grad, shape)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..backend import Array
-from ..backend.arrays import as_array, on_device, writable_as
+from ..backend.arrays import on_device, writable_as
 from .base import Op
 from .elementwise import Grads
 
@@ -72,7 +72,7 @@ class Slice(Op):
 
     def forward(self, x: Array) -> Array:
         self.input_shape = x.shape
-        return as_array(x[(*self.key, ...)])  # with "..." NumPy gives 0-d views, not scalars
+        return x[(*self.key, ...)]  # with "..." NumPy gives 0-d views, not scalars
 
     def backward(self, grad: Array) -> Grads:
         full = np.zeros(self.input_shape, grad.dtype, like=grad)

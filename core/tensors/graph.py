@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.mode import mode
-from ..backend.arrays import address_of, as_array, known, module_of, on_device, strided
+from ..backend.arrays import address_of, as_array, device_classes, known, module_of, strided
 from ..backend.silence import IGNORED, warnings_of_numpy
 from ..dtypes import DIFFERENTIABLE, is_half
 from ..errors import GradientError
@@ -184,7 +184,7 @@ def _guard(op: Op, arrays: list[Any], inputs: Sequence[Any], outs: Any) -> None:
     """Note the versions of saved arrays. `inputs`: the tensors, or their version counters."""
     guards = []
     for position, saved in enumerate(op.saved or ()):
-        if type(saved) is not np.ndarray and not on_device(saved):
+        if type(saved) is not np.ndarray and type(saved) not in device_classes:
             continue
         for index, array in enumerate(arrays):
             if saved is array:

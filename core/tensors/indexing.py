@@ -54,12 +54,16 @@ def _part(k: Any) -> Any:
 def normal_key(key: Any, ndim: int) -> tuple[tuple[Any, ...], bool]:
     """(key for NumPy with "..." spelled out, whether it is basic and so gives a view)."""
     parts = [_part(k) for k in key] if isinstance(key, tuple) else [_part(key)]
-    basic = not any(isinstance(p, bool) or is_array(p) for p in parts)
-    used = sum(
-        (p.ndim if is_array(p) and p.dtype == bool else 1)
-        for p in parts
-        if p is not None and p is not Ellipsis and not isinstance(p, bool)
-    )
+    basic, used = True, 0
+    for p in parts:  # a loop that looks at types alone: it runs for every x[...]
+        if type(p) is slice or type(p) is int:
+            used += 1
+        elif isinstance(p, bool):
+            basic = False
+        elif p is not None and p is not Ellipsis:
+            listed = is_array(p)
+            basic = basic and not listed
+            used += p.ndim if listed and p.dtype == bool else 1
     if used > ndim:
         raise IndexError(f"index: too many indices for a tensor with {ndim} dimensions: {used}")
     full: list[Any] = []
