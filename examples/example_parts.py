@@ -25,21 +25,23 @@ def add_run_options(parser: argparse.ArgumentParser, folder: str) -> None:
 
 
 def make_loader(train_set: Any, options: argparse.Namespace, **more: Any) -> DataLoader:
-    """This rank's batches; `more` are options of the loader."""
+    """This rank's batches; `more` are options of the loader, and its class as `kind`."""
+    kind = more.pop("kind", DataLoader)
     shards = options.logical_shards
     if shards is None:
         order = ddp.DistributedSampler(train_set, seed=options.seed)
-        return DataLoader(train_set, options.batch_size, sampler=order, **more)
+        return kind(train_set, options.batch_size, sampler=order, **more)
     batches = ddp.ShardedBatchSampler(
         train_set, options.batch_size * shards, shards, seed=options.seed
     )
-    return DataLoader(train_set, batch_sampler=batches, **more)
+    return kind(train_set, batch_sampler=batches, **more)
 
 
-def test_loader(test_set: Any, batch_size: int) -> DataLoader:
-    """This rank's share of the test images, each of them on one rank only."""
+def test_loader(test_set: Any, batch_size: int, **more: Any) -> DataLoader:
+    """This rank's share of the test images, each of them on one rank only; `more` as above."""
     order = ddp.DistributedSampler(test_set, shuffle=False, pad=False)
-    return DataLoader(test_set, batch_size, sampler=order)
+    kind = more.pop("kind", DataLoader)
+    return kind(test_set, batch_size, sampler=order, **more)
 
 
 def parts_of(model: Any, **others: Any) -> dict[str, Any]:

@@ -329,7 +329,7 @@ def _in_group() -> bool:
 
 
 def _arrays(dataset: Any, on_gpu: bool) -> tuple[Any, Any]:
-    """uint8 (N, H, W, C) and int64 (N,); tensors stay on their GPU if the batches are made on one."""
+    """uint8 (N, H, W, C) and int64 (N,); tensors stay on a GPU if batches are made `on_gpu`."""
     pair = dataset if isinstance(dataset, tuple) else None
     images, labels = pair or (getattr(dataset, "data", None), getattr(dataset, "targets", None))
     if images is None or labels is None:

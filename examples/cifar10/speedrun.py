@@ -36,7 +36,7 @@ import numpy as np
 import allgrad as ag
 import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
 from allgrad import nn, optim
-from allgrad.vision import datasets
+from allgrad.vision import DeviceLoader, datasets
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SHIFT = 2  # pixels
@@ -69,7 +69,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 
 # -- images ----------------------------------------------------------------------------------------
 class Images(NamedTuple):
-    """All images of a set on the device: normalised (N, 3, 32, 32), and their classes (N)."""
+    """All images of a set on the device: uint8 (N, 32, 32, 3), and their classes (N)."""
 
     pixels: ag.Tensor
     classes: ag.Tensor
@@ -79,57 +79,29 @@ def load_images(options: argparse.Namespace, train: bool) -> Images:
     """A set on the device."""
     size = options.train_size if train else max(options.train_size // 5, 1)
     if options.synthetic:
-        made = datasets.SyntheticImages((3, 32, 32), size=size, train=train)
-        data = np.stack([np.asarray(made[i][0]) for i in range(size)])
-        labels = np.array([int(made[i][1]) for i in range(size)])
+        found: Any = datasets.SyntheticImages((3, 32, 32), size=size, train=train)
     else:
         found = datasets.CIFAR10(options.data, train, download=options.download)
-        data, labels = found.data[:size], np.asarray(found.targets[:size])
-    if data.shape[-1] == 3:
-        data = data.transpose(0, 3, 1, 2)
-    scale = 255.0 if data.dtype == np.uint8 else 1.0
-    mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (MEAN, STD))
-    pixels = ag.tensor((data.astype(np.float32) / scale - mean) / std).to(options.device)
-    return Images(pixels, ag.tensor(labels.astype(np.int64)).to(options.device))
+    data, labels = found.data[:size], np.asarray(found.targets[:size], np.int64)
+    return Images(ag.tensor(data).to(options.device), ag.tensor(labels).to(options.device))
 
 
-class Batches:
+def make_batches(images: Images, options: argparse.Namespace, seed: int) -> DeviceLoader:
     """Batches for one run: shuffled, shifted at random, flipped in every other epoch.
 
-    Everything lies on the device, and every batch has the same shape, as a recorded step needs.
+    Every batch has the same shape, as a recorded step needs; images that are left over wait for
+    another shuffle.
     """
+    return DeviceLoader(
+        images, options.batch_size, device=options.device, drop_last=True, seed=seed,
+        crop_padding=SHIFT, padding_mode="reflect", flip="alternate", mean=MEAN, std=STD,
+        dtype=TYPES.get(options.amp, ag.float32),
+    )  # fmt: skip
 
-    def __init__(self, images: Images, batch_size: int, seed: int) -> None:
-        self.classes, self.batch_size = images.classes, batch_size
-        self.count = len(images.classes)
-        self.padded = F.pad(images.pixels, (SHIFT,) * 4, mode="reflect")
-        self.random = np.random.default_rng(seed)
-        self.mirrored = ag.tensor(self.random.random(self.count) < 0.5).to(images.pixels.device)
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        return self.count // self.batch_size
-
-    def __iter__(self) -> Any:
-        """The batches of the next epoch; what is left over waits for another shuffle."""
-        pixels = self._shifted()
-        flip = self.mirrored if self.epoch % 2 else ~self.mirrored
-        pixels = ag.where(flip.reshape(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        order = ag.tensor(self.random.permutation(self.count)).to(pixels.device)
-        self.epoch += 1
-        for k in range(len(self)):
-            chosen = order[k * self.batch_size : (k + 1) * self.batch_size]
-            yield pixels[chosen], self.classes[chosen]
-
-    def _shifted(self) -> ag.Tensor:
-        """All images, each shifted by up to SHIFT pixels: one gather of rows, one of columns."""
-        device, size = self.padded.device, self.padded.shape[-1] - 2 * SHIFT
-        starts = self.random.integers(0, 2 * SHIFT + 1, (2, self.count))
-        y, x = (ag.tensor(s).to(device).reshape(-1, 1, 1, 1) for s in starts)
-        line = ag.arange(size, device=device)
-        rows = (y + line.reshape(1, 1, -1, 1)).expand(-1, 3, -1, self.padded.shape[-1])
-        columns = (x + line).expand(-1, 3, size, -1)
-        return self.padded.gather(2, rows).gather(3, columns)
+def plain_batches(images: Images, batch_size: int, device: str) -> DeviceLoader:
+    """The images as they are, in their order."""
+    return DeviceLoader(tuple(images), batch_size, device=device, shuffle=False, mean=MEAN, std=STD)
 
 
 # -- network ---------------------------------------------------------------------------------------
@@ -169,7 +141,7 @@ class SpeedNet(nn.Module):
 
     def whiten_by(self, images: ag.Tensor, eps: float = 5e-4) -> None:
         """Let the first layer give decorrelated patches of variance 1, and their negatives."""
-        patches = F.unfold(images[:5000], 2).transpose(1, 2).reshape(-1, 12).double()
+        patches = F.unfold(images, 2).transpose(1, 2).reshape(-1, 12).double()
         covariance = (patches.T @ patches / len(patches)).cpu()
         values, vectors = ag.linalg.eigh(covariance)
         weight = (vectors / (values + eps).sqrt()).T.flip(0).reshape(12, 3, 2, 2)
@@ -251,13 +223,16 @@ class Lookahead:
                 fast.copy_(slow)
 
 
-def make_step(net: SpeedNet, optimizers: list[Any], options: argparse.Namespace) -> Any:
-    """One training step of (images, classes) -> loss, recorded if that is asked for."""
+def make_step(
+    net: SpeedNet, batches: DeviceLoader, optimizers: list[Any], options: argparse.Namespace
+) -> Any:
+    """One training step on the next batch -> loss, recorded if that is asked for."""
     scaler = ag.amp.GradScaler(options.device, enabled=options.amp == "fp16")
     half = TYPES.get(options.amp)
     cast = ag.autocast(options.device, dtype=half) if half else contextlib.nullcontext()
 
-    def step(images: ag.Tensor, classes: ag.Tensor) -> ag.Tensor:
+    def step() -> ag.Tensor:
+        images, classes = batches.next_batch()
         for optimizer in optimizers:
             optimizer.zero_grad()
         with cast:
@@ -279,29 +254,27 @@ def train(
     clock = Clock(options.device)
     with clock:
         net = SpeedNet().to(options.device)
-        net.whiten_by(images.pixels)
-        batches = Batches(images, options.batch_size, seed)
+        net.whiten_by(next(iter(plain_batches(images, 5000, options.device)))[0])
+        batches = make_batches(images, options, seed)
         steps = limit or max(round(options.epochs * len(batches)), 1)
         optimizers, schedules = make_optimizers(net, options, steps)
-        average, step = Lookahead(net), make_step(net, optimizers, options)
+        average, step = Lookahead(net), make_step(net, batches, optimizers, options)
     done, accuracy, loss = 0, 0.0, 0.0
     while done < steps:
         net.train()
         with clock:
-            for x, y in batches:
-                last = step(x, y)
+            for _ in range(min(len(batches), steps - done)):
+                last = step()
                 for schedule in schedules:
                     schedule.step()
                 done += 1
                 if done % 5 == 0:
                     average.mix(0.95**5 * (done / steps) ** 3)
-                if done == steps:
-                    break
             if done == steps:
                 average.mix(1.0)
             loss = float(last) / options.batch_size
         if test is not None:
-            accuracy = evaluate(net, test, thorough=done == steps)
+            accuracy = evaluate(net, test, options.device, thorough=done == steps)
             say(f"  {done / len(batches):5.1f} epochs  loss {loss:.4f}  accuracy "
                 f"{100 * accuracy:.2f} %  {clock.seconds:.2f} s")  # fmt: skip
     return accuracy, clock.seconds
@@ -325,14 +298,12 @@ class Clock:
         self.seconds += self._now() - self._began
 
 
-def evaluate(net: SpeedNet, test: Images, thorough: bool, batch_size: int = 1000) -> float:
+def evaluate(net: SpeedNet, test: Images, device: str, thorough: bool) -> float:
     """Share of the images recognised; `thorough`: mirrored and shifted ones have a say, too."""
     net.eval()
     correct = 0
     with ag.no_grad():
-        for start in range(0, len(test.classes), batch_size):
-            x = test.pixels[start : start + batch_size]
-            y = test.classes[start : start + batch_size]
+        for x, y in plain_batches(test, 1000, device):
             scores = _both_ways(net, x)
             if thorough:
                 wide = F.pad(x, (1, 1, 1, 1), mode="reflect")

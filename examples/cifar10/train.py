@@ -16,8 +16,9 @@ learning rate grows with the number of images per step of all ranks (Goyal et al
 follows half a cosine after a linear warm-up. --synthetic makes up images of the same shape: its
 figures say nothing about photographs.
 
---device cuda takes the GPU of this rank; --amp computes products in a half type there (or on the
-CPU); --graph records the whole step as one CUDA graph, with the same bits as without.
+--device cuda takes the GPU of this rank, which makes the batches, too; --amp computes products in a
+half type there (or on the CPU); --graph records the whole step as one CUDA graph, with the same
+bits as without.
 
 Saves every --save-every steps and after each epoch into --checkpoint-dir and keeps the last two.
 """
@@ -34,7 +35,7 @@ from typing import Any
 import allgrad as ag
 import allgrad.nn.functional as F  # noqa: N812 - as everybody writes it
 from allgrad import ddp, optim
-from allgrad.vision import datasets, models, transforms
+from allgrad.vision import DeviceLoader, datasets, models, transforms
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from example_parts import add_run_options, evaluate, make_loader, parts_of, say, test_loader
@@ -79,9 +80,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     ag.manual_seed(options.seed)
     train_set, test_set = load_images(options)
-    # a background thread makes the next batches
-    train_loader = make_loader(train_set, options, prefetch_factor=2)
-    held_out = test_loader(test_set, 250)
+    train_loader, held_out = make_loaders(train_set, test_set, options)
 
     model = ddp.DistributedDataParallel(
         MODELS[options.model]().to(options.device),
@@ -187,6 +186,23 @@ def load_images(options: argparse.Namespace) -> tuple[Any, Any]:
     return (
         datasets.CIFAR10(options.data, True, train, download=options.download),
         datasets.CIFAR10(options.data, False, test, download=options.download),
+    )
+
+
+def make_loaders(train_set: Any, test_set: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    """This rank's batches to train on and to test on.
+
+    On a GPU all images lie there as bytes, and it makes the batches: it would wait for a CPU that
+    does. The same crops and flips are drawn in another way, so results differ by chance.
+    """
+    if ag.device(options.device).type != "cuda":
+        # a background thread makes the next batches
+        return make_loader(train_set, options, prefetch_factor=2), test_loader(test_set, 250)
+    look = {"kind": DeviceLoader, "device": options.device, "mean": MEAN, "std": STD}
+    random = {"crop_padding": 4, "flip": "random", "seed": options.seed}
+    return (
+        make_loader(train_set, options, **look, **random),
+        test_loader(test_set, 250, **look),
     )
 
 
