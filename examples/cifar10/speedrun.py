@@ -64,7 +64,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--download", action="store_true", help="fetch what is missing there")
     add("--synthetic", action="store_true", help="made-up images instead of CIFAR-10")
     add("--train-size", type=int, default=50_000, help="images to train on (50000)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.optimizer == "muon" and options.amp == "fp16":
+        parser.error("--optimizer muon knows no loss scale: use --amp bf16 or none")
+    return options
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -238,12 +241,26 @@ def make_step(
         with cast:
             loss = F.cross_entropy(net(images), classes, label_smoothing=0.2, reduction="sum")
         scaler.scale(loss).backward()
-        for optimizer in optimizers:
+        for optimizer in recorded:
             scaler.step(optimizer)
         scaler.update()
         return loss
 
-    return ag.cuda.capture(step) if options.graph else step
+    if not options.graph:
+        recorded = optimizers
+        return step
+    # Muon's settings are part of its products, which a recording would repeat as they were.
+    recorded = [o for o in optimizers if not isinstance(o, FlatMuon)]
+    launch = ag.cuda.capture(step)
+
+    def launch_then_muon() -> ag.Tensor:
+        loss = launch()
+        for optimizer in optimizers:
+            if isinstance(optimizer, FlatMuon):
+                optimizer.step()
+        return loss
+
+    return launch_then_muon
 
 
 def train(
