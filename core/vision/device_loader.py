@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -23,8 +24,7 @@ from ..tensors import Tensor
 from ..timeline import active
 from ..utils.data import DataLoader
 from ..utils.data.distributed import DistributedSampler
-from ..utils.data.fetch import Task
-from ..utils.data.progress import Progress, note_hand_out
+from ..utils.data.progress import Progress, note_hand_out, pass_over
 
 __all__ = ["DeviceLoader"]
 
@@ -171,7 +171,7 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
         Returns:
             How many batches it has.
         """
-        return len(self._begin_epoch().tasks)
+        return len(self._begin_epoch().sizes)
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """The next batch; behind the last one of an epoch the first of the next epoch.
@@ -191,15 +191,17 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
         moment("batch")
         timeline = active()
         begin = 0.0 if timeline is None else timeline.begin("batch")
-        x, y = self._store.fetch(self._take(epoch))
-        if timeline is not None:
-            timeline.end(begin, "batch", "data")
+        try:
+            x, y = self._store.fetch(self._take(epoch))
+        finally:
+            if timeline is not None:
+                timeline.end(begin, "batch", "data")
         return Tensor(x), Tensor(y)
 
     # ---------------------------------------------------------------- captured steps
     def _record(self, recording: Any) -> tuple[Tensor, Tensor]:
         """A batch as a part of a graph; nothing is handed out before its first launch."""
-        sizes = {task.count for task in self._current().tasks}
+        sizes = set(self._current().sizes)
         if len(sizes) > 1:
             raise DeviceError(
                 f"DeviceLoader.next_batch: a captured step needs batches of one size, this epoch "
@@ -215,12 +217,12 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
     def _launch(self, sizes: list[int]) -> None:
         """Before every launch of a graph that takes batches of these sizes."""
         epoch = self._current()
-        found = [task.count for task in epoch.tasks[epoch.next : epoch.next + len(sizes)]]
+        found = epoch.sizes[epoch.next : epoch.next + len(sizes)]
         if found != sizes:
             raise DeviceError(
                 f"DeviceLoader.next_batch: the captured step takes batches of {sizes} images, but "
                 f"the epoch goes on with {found}. Use drop_last=True, and epochs whose number of "
-                f"batches (now {len(epoch.tasks)}) is a multiple of those in a step"
+                f"batches (now {len(epoch.sizes)}) is a multiple of those in a step"
             )
         for _ in sizes:
             moment("batch")
@@ -244,24 +246,35 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
             self._epoch.finish()
         number = getattr(self._seeded_sampler(), "epoch", None)
         progress, resumed = self._begin()
-        assert progress.seed is not None
-        tasks = list(self._tasks(progress.seed, resumed))
+        order, sizes = self._order(progress, resumed)
         progress.batches, progress.samples = resumed.batches, resumed.samples
         progress.digest = resumed.digest
-        self._epoch = _Epoch(progress.epoch if number is None else number, progress, tasks)
+        self._epoch = _Epoch(progress.epoch if number is None else number, progress, order, sizes)
         return self._epoch
+
+    def _order(self, progress: Progress, resumed: Progress) -> tuple[np.ndarray, list[int]]:
+        """What is left of an epoch: indices int64 (samples,), and how many are in each batch."""
+        assert progress.seed is not None
+        if type(self.sampler) is not DistributedSampler or self.batch_size is None:
+            batches = [task.indices for task in self._tasks(progress.seed, resumed)]
+            order = np.fromiter(itertools.chain.from_iterable(batches), np.int64)
+            return order, [len(batch) for batch in batches]
+        # The same without a Python number for each sample, which would take the time of a step.
+        order = self.sampler.indices(self.sampler.epoch)
+        self.sampler.begin_epoch()
+        done = resumed.samples
+        pass_over(iter(order[:done].tolist()), done, resumed.digest)
+        full, more = divmod(len(order) - done, self.batch_size)
+        sizes = [self.batch_size] * full + ([more] if more and not self.drop_last else [])
+        return np.ascontiguousarray(order[done : done + sum(sizes)], np.int64), sizes
 
     def _take(self, epoch: _Epoch) -> int:
         """Count the next batch as handed out. Returns its size."""
         if not epoch.next:
-            indices = itertools.chain.from_iterable(task.indices for task in epoch.tasks)
-            order = np.fromiter(indices, np.int64)
-            self._store.begin(order, self.seed % 2**64, epoch.number)
-        task = epoch.tasks[epoch.next]
-        epoch.next += 1
-        epoch.progress.hand_out(task, task.count)
-        note_hand_out(epoch.progress)
-        return task.count
+            self._store.begin(epoch.order, self.seed % 2**64, epoch.number)
+        size = epoch.sizes[epoch.next]
+        epoch.hand_out(size)
+        return size
 
     def state_dict(self) -> dict[str, Any]:
         """As `DataLoader.state_dict`; in the middle of an epoch behind the last batch."""
@@ -280,19 +293,33 @@ class _Epoch:
     Attributes:
         number: what augmentation depends on.
         progress: for checkpoints, and for data parallelism, which asks whether it has ended.
-        tasks: its batches.
+        order: indices of its samples, int64 (n,).
+        sizes: of its batches.
         next: how many of those are handed out.
     """
 
-    __slots__ = ("next", "number", "progress", "tasks")
+    __slots__ = ("_done", "next", "number", "order", "progress", "sizes")
 
-    def __init__(self, number: int, progress: Progress, tasks: list[Task]) -> None:
-        self.number, self.progress, self.tasks, self.next = number, progress, tasks, 0
+    def __init__(
+        self, number: int, progress: Progress, order: np.ndarray, sizes: list[int]
+    ) -> None:
+        self.number, self.progress, self.order, self.sizes = number, progress, order, sizes
+        self.next = self._done = 0
 
     @property
     def left(self) -> int:
         """Batches that are left."""
-        return len(self.tasks) - self.next
+        return len(self.sizes) - self.next
+
+    def hand_out(self, size: int) -> None:
+        """The user gets the next batch."""
+        begin, self._done = self._done, self._done + size
+        self.next += 1
+        progress = self.progress
+        progress.batches += 1
+        progress.samples += size
+        progress.digest = zlib.crc32(self.order[begin : self._done], progress.digest)
+        note_hand_out(progress)
 
     def finish(self) -> None:
         """The user has seen its end."""
