@@ -166,7 +166,8 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
     def begin_epoch(self) -> int:
         """Start the next epoch for `next_batch`, or the rest of one after `load_state_dict`.
 
-        Only to leave an epoch before its end: `next_batch` begins epochs by itself.
+        To leave an epoch before its end, or to tell data parallelism that the last one has ended;
+        `next_batch` begins epochs by itself.
 
         Returns:
             How many batches it has.
@@ -318,7 +319,7 @@ class _Epoch:
         progress = self.progress
         progress.batches += 1
         progress.samples += size
-        progress.digest = zlib.crc32(self.order[begin : self._done], progress.digest)
+        progress.digest = zlib.crc32(self.order[begin : self._done].data, progress.digest)
         note_hand_out(progress)
 
     def finish(self) -> None:
