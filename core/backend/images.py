@@ -6,7 +6,8 @@ in main memory and in `cuda.augment` on a GPU, with the same random numbers and 
 Note [Draws of images]: where an image is cut, whether it is mirrored and what is cut out of it
 depend on the seed, the epoch and the image's number alone: Philox4x32-10 of the counter (image,
 epoch, site) under the seed. Neither the batch size, nor the number of ranks, nor a resume in the
-middle of an epoch changes them.
+middle of an epoch changes them. For orders that repeat images (`by_place`) the place in the epoch
+takes the number's place, so that repeated ones look different; alternating flips stay the image's.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ class ImageStore:
         labels: int64 (N,).
         augmentation: what is done to them.
         dtype: of the results: float32, float16 or bfloat16.
+        by_place: see Note [Draws of images].
 
     Raises:
         ShapeError, OptionError: settings that do not suit the images.
@@ -139,7 +141,12 @@ class ImageStore:
     xp: Any = np
 
     def __init__(
-        self, images: Array, labels: Array, augmentation: Augmentation, dtype: np.dtype[Any]
+        self,
+        images: Array,
+        labels: Array,
+        augmentation: Augmentation,
+        dtype: np.dtype[Any],
+        by_place: bool = False,
     ) -> None:
         _, height, width, channels = images.shape
         rows, columns, top, tops, left, lefts = augmentation.windows(height, width)
@@ -149,7 +156,7 @@ class ImageStore:
         self._images, self._labels = self._placed(images), self._placed(labels)
         self._table = self._placed(augmentation.table(channels, dtype).reshape(-1))
         self._table_bytes = self._table.nbytes
-        self._state = self._lasting(3, np.uint64)
+        self._state = self._lasting(4, np.uint64)
         self._order: Any = self._lasting(len(images), np.int64)
         vector = self.lanes * dtype.itemsize % 16 == 0
         shape = (height, width, channels, rows, columns, self.lanes, vector)
@@ -157,15 +164,19 @@ class ImageStore:
             *map(np.int32, shape), np.int32(top), np.uint32(tops), np.int32(left),
             np.uint32(lefts), np.int32(augmentation.padding_mode == "reflect"),
             np.int32(FLIPS.index(augmentation.flip)), np.uint32(1 << 31),
-            np.int32(augmentation.cutout),
+            np.int32(augmentation.cutout), np.int32(by_place),
         )  # fmt: skip
 
-    def begin(self, order: np.ndarray, seed: int, epoch: int) -> None:
-        """The batches from now on are the images of `order`, int64 (n,), from its first on."""
+    def begin(self, order: np.ndarray, seed: int, epoch: int, passed: int = 0) -> None:
+        """The batches from now on are the images of `order`, int64 (n,), from its first on.
+
+        Before it, `passed` images of the epoch were passed over.
+        """
         if len(order) > len(self._order):
             self._grow(len(order))
         self._copy(order)
-        self._run("augment_set", None, 1, (self._state, np.uint64(seed), np.uint64(epoch)))
+        numbers = map(np.uint64, (seed, epoch, passed))
+        self._run("augment_set", None, 1, (self._state, *numbers))
 
     def fetch(self, count: int) -> tuple[Array, Array]:
         """The next `count` images of the order.

@@ -25,6 +25,7 @@ from ..timeline import active
 from ..utils.data import DataLoader
 from ..utils.data.distributed import DistributedSampler
 from ..utils.data.progress import Progress, note_hand_out, pass_over
+from ..utils.data.streams import mix
 
 __all__ = ["DeviceLoader"]
 
@@ -37,7 +38,8 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
     A batch's images are logical (N, C, H, W), channels-last in memory. Without augmentation they
     are those of ``ToTensor`` and ``Normalize`` to the bit, the same on the CPU and on a GPU. What
     happens to an image depends on `seed`, the epoch and its number in the data set: not on ranks,
-    batches or where a run was resumed. One that a sampler repeats within an epoch looks the same.
+    batches or where a run was resumed. Samplers with replacement have it depend on the place in
+    the rank's epoch instead, so that repeated images look different.
 
     Iterate over it epoch by epoch, or ask for `next_batch()`, which goes on from epoch to epoch and
     can be part of a captured step. `state_dict` and `load_state_dict` are those of `DataLoader`:
@@ -129,7 +131,8 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
         look = Augmentation(
             crop_size, crop_padding, padding_mode, flip, cutout, mean, std, channels
         )
-        self._store = _store(images, labels, look, dtype, self.device)
+        self._by_place = bool(getattr(self._seeded_sampler(), "replacement", False))
+        self._store = _store(images, labels, look, dtype, self.device, self._by_place)
         self._epoch: _Epoch | None = None
         self._launches: _Launches | None = None
 
@@ -272,7 +275,10 @@ class DeviceLoader(DataLoader[tuple[Tensor, Tensor]]):
     def _take(self, epoch: _Epoch) -> int:
         """Count the next batch as handed out. Returns its size."""
         if not epoch.next:
-            self._store.begin(epoch.order, self.seed % 2**64, epoch.number)
+            key = self.seed % 2**64
+            if self._by_place:  # the same places on all ranks shall not draw the same numbers
+                key = mix(key, getattr(self._seeded_sampler(), "rank", 0))
+            self._store.begin(epoch.order, key, epoch.number, epoch.progress.samples)
         size = epoch.sizes[epoch.next]
         epoch.hand_out(size)
         return size
@@ -341,14 +347,19 @@ class _Launches:
 
 
 def _store(
-    images: Any, labels: Any, look: Augmentation, dtype: dtypes.dtype, device: devices.device
+    images: Any,
+    labels: Any,
+    look: Augmentation,
+    dtype: dtypes.dtype,
+    device: devices.device,
+    by_place: bool,
 ) -> ImageStore:
     if device.type != "cuda":
-        return ImageStore(images, labels, look, dtype.numpy)
+        return ImageStore(images, labels, look, dtype.numpy, by_place)
     from ..backend.cuda.augment import CudaImageStore  # noqa: PLC0415 - needs CuPy
 
     assert device.index is not None
-    return CudaImageStore(images, labels, look, dtype.numpy, device.index)
+    return CudaImageStore(images, labels, look, dtype.numpy, device.index, by_place)
 
 
 def _in_group() -> bool:

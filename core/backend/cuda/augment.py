@@ -40,6 +40,7 @@ class CudaImageStore(ImageStore):
         augmentation: Augmentation,
         dtype: np.dtype[Any],
         index: int,
+        by_place: bool = False,
     ) -> None:
         self.index = index
         self._recorded = False
@@ -51,11 +52,11 @@ class CudaImageStore(ImageStore):
                 "shared memory"
             )
         with device.At(index):
-            super().__init__(images, labels, augmentation, dtype)
+            super().__init__(images, labels, augmentation, dtype, by_place)
 
-    def begin(self, order: np.ndarray, seed: int, epoch: int) -> None:
+    def begin(self, order: np.ndarray, seed: int, epoch: int, passed: int = 0) -> None:
         with device.At(self.index):
-            super().begin(order, seed, epoch)
+            super().begin(order, seed, epoch, passed)
 
     def fetch(self, count: int) -> tuple[Array, Array]:
         with device.At(self.index):

@@ -20,8 +20,8 @@ def images(rng):
     return rng.integers(0, 256, (N, 8, 8, 3), np.uint8)
 
 
-def store(images, dtype=F32, **settings):
-    return ImageStore(images, np.arange(len(images)), Augmentation(**settings), dtype)
+def store(images, dtype=F32, by_place=False, **settings):
+    return ImageStore(images, np.arange(len(images)), Augmentation(**settings), dtype, by_place)
 
 
 def batch(store, epoch, order=None, seed=3):
@@ -91,6 +91,16 @@ def test_an_image_is_drawn_for_by_seed_epoch_and_number_alone(images, rng):
     assert np.concatenate([y for _, y in parts]).tolist() == order[10:37].tolist()
     assert (batch(made, 6) != first).any()
     assert (batch(made, 5, seed=4) != first).any()
+
+
+def test_repeated_images_look_different_if_places_draw(images):
+    settings, order = {"padding": 3, "flip": "random", "cutout": 2}, np.zeros(N, np.int64)
+    assert len({x.tobytes() for x in batch(store(images, **settings), 1, order)}) == 1
+    placed = store(images, by_place=True, **settings)
+    whole = batch(placed, 1, order)
+    assert len({x.tobytes() for x in whole}) > N // 2
+    placed.begin(order[10:], 3, 1, 10)
+    np.testing.assert_array_equal(placed.fetch(9)[0], whole[10:19])
 
 
 def test_smaller_windows_and_added_channels(images):

@@ -11,7 +11,7 @@ import pytest
 import allgrad as ag
 from allgrad.ddp import ShardedBatchSampler
 from allgrad.errors import DatasetError, OptionError, ShapeError
-from allgrad.utils.data import DataLoader, DistributedSampler, RandomSampler
+from allgrad.utils.data import DataLoader, DistributedSampler, RandomSampler, WeightedRandomSampler
 from allgrad.utils.data.progress import take_hand_outs
 from allgrad.vision import DeviceLoader
 
@@ -112,6 +112,13 @@ SAMPLERS = {
     "own": lambda: loader(seed=5, **LOOK),
     "random": lambda: DeviceLoader(
         (PIXELS, LABELS), 4, device="cpu", sampler=RandomSampler(PIXELS), drop_last=True, **LOOK
+    ),
+    "replacement": lambda: DeviceLoader(
+        (PIXELS, LABELS),
+        4,
+        device="cpu",
+        sampler=WeightedRandomSampler([1.0] * 23, 24),
+        **LOOK,
     ),
     "distributed": lambda: loader(sampler=DistributedSampler(PIXELS, 2, 1, seed=4), **LOOK),
     "shards": lambda: DeviceLoader(

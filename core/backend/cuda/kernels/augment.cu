@@ -3,16 +3,18 @@
 // once. A pixel's value comes from a table that the host makes, so no float is computed here and the
 // numbers are the CPU's.
 //
-// state = {seed, epoch, position}: what an image is drawn with depends on the seed, the epoch and
-// the image's number, not on the batch it comes in. The position is where in the order the batch
-// begins; a captured graph raises it by `augment_advance`.
+// state = {seed, epoch, position, passed}: what an image is drawn with depends on the seed, the epoch
+// and the image's number, or its place in the epoch, not on the batch it comes in. The position is
+// where in the order the batch begins; a captured graph raises it by `augment_advance`. So many
+// images of the epoch were passed over before the order.
 #include "random.cuh"
 
-KERNEL(32) augment_set(uint64* state, uint64 seed, uint64 epoch) {
+KERNEL(32) augment_set(uint64* state, uint64 seed, uint64 epoch, uint64 passed) {
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     state[0] = seed;
     state[1] = epoch;
     state[2] = 0;
+    state[3] = passed;
   }
 }
 
@@ -40,9 +42,10 @@ struct Window {
   bool mirrored;
 };
 
-DEVICE Window window_of(const Stream& stream, int64 image, int top, uint32 tops, int left,
-                        uint32 lefts, int rows, int columns, int flip, uint32 threshold, int hole) {
-  const uint4 v = stream.block(image);
+DEVICE Window window_of(const Stream& stream, int64 image, int64 key, int top, uint32 tops,
+                        int left, uint32 lefts, int rows, int columns, int flip, uint32 threshold,
+                        int hole) {
+  const uint4 v = stream.block(key);
   Window w;
   w.top = top + (int)__umulhi(v.x, tops);
   w.left = left + (int)__umulhi(v.y, lefts);
@@ -94,7 +97,8 @@ DEVICE void augment(const uint8* __restrict__ images, const int64* __restrict__ 
                     const T* __restrict__ table, T* __restrict__ y, int64* __restrict__ classes,
                     T* values, int64 count, int height, int width, int channels, int rows,
                     int columns, int lanes, int vector, int top, uint32 tops, int left,
-                    uint32 lefts, int reflect, int flip, uint32 threshold, int hole) {
+                    uint32 lefts, int reflect, int flip, uint32 threshold, int hole,
+                    int by_place) {
   for (int i = threadIdx.x; i < ROWS * channels; i += blockDim.x) values[i] = table[i];
   __syncthreads();
   const Stream stream = stream_of(state, site);
@@ -102,7 +106,8 @@ DEVICE void augment(const uint8* __restrict__ images, const int64* __restrict__ 
   for (int64 n = blockIdx.x; n < count; n += gridDim.x) {
     const int64 image = order[start + n];
     if (threadIdx.x == 0) classes[n] = labels[image];
-    const Window w = window_of(stream, image, top, tops, left, lefts, rows, columns, flip,
+    const int64 key = by_place ? (int64)state[3] + start + n : image;
+    const Window w = window_of(stream, image, key, top, tops, left, lefts, rows, columns, flip,
                                threshold, hole);
     const uint8* picture = images + image * height * width * channels;
     T* to = y + n * rows * columns * lanes;
@@ -121,7 +126,8 @@ DEVICE void augment(const uint8* __restrict__ images, const int64* __restrict__ 
 }
 
 // tops, lefts: how many places the window may begin at, from `top` and `left` on. threshold: of
-// 2^32, how often an image is mirrored at random. hole: side of the square that is cut out.
+// 2^32, how often an image is mirrored at random. hole: side of the square that is cut out. by_place:
+// draw by the place in the epoch, for orders that repeat images.
 // vector: a pixel's `lanes` values are a multiple of 16 bytes.
 #define DEFINE(T, S)                                                                              \
   KERNEL(256) augment_##S(const uint8* __restrict__ images, const int64* __restrict__ labels,      \
@@ -130,11 +136,11 @@ DEVICE void augment(const uint8* __restrict__ images, const int64* __restrict__ 
                           int64* __restrict__ classes, int64 count, int height, int width,        \
                           int channels, int rows, int columns, int lanes, int vector, int top,    \
                           uint32 tops, int left, uint32 lefts, int reflect, int flip,             \
-                          uint32 threshold, int hole) {                                           \
+                          uint32 threshold, int hole, int by_place) {                             \
     extern __shared__ uint32 shared[];                                                            \
     augment(images, labels, order, state, site, table, y, classes, (T*)shared, count, height,     \
             width, channels, rows, columns, lanes, vector, top, tops, left, lefts, reflect, flip, \
-            threshold, hole);                                                                     \
+            threshold, hole, by_place);                                                           \
   }
 FOR_EACH_FLOAT(DEFINE)
 #undef DEFINE

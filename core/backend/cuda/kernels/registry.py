@@ -176,7 +176,7 @@ _TABLE = (
     Kernel("lars_norms", "optim_norms.cu", FLOATS, 256, "squares of p and g per chunk", 2, 0),
     Kernel("lamb_norms", "optim_norms.cu", FLOATS, 256, "averages; squares of p and update", 4, 2),
     Kernel("dropout", "dropout.cu", FLOATS, 256, "zeros at random, and the gradient"),
-    Kernel("augment_set", "augment.cu", (), 32, "seed and epoch", 0, 0, extra_bytes=24),
+    Kernel("augment_set", "augment.cu", (), 32, "seed, epoch, place", 0, 0, extra_bytes=32),
     Kernel("augment_advance", "augment.cu", (), 32, "position raised", 0, 0, extra_bytes=16),
     Kernel(
         "augment", "augment.cu", FLOATS, 256, "bytes cropped, mirrored and normalised", reads=0,

@@ -11,8 +11,8 @@ from .draws import words
 _ROWS, _PADDING, _CUT_OUT = 258, 256, 257
 
 
-def augment_set(state: Array, seed: int, epoch: int) -> None:
-    state[:] = seed, epoch, 0
+def augment_set(state: Array, seed: int, epoch: int, passed: int) -> None:
+    state[:] = seed, epoch, 0, passed
 
 
 def augment_advance(state: Array, count: int) -> None:
@@ -77,11 +77,13 @@ def augment(
     flip: int,
     threshold: int,
     hole: int,
+    by_place: int,
 ) -> None:
     n, c = int(count), int(channels)
-    image = order[int(state[2]) : int(state[2]) + n]
+    start = int(state[2])
+    image = order[start : start + n]
     classes[:n] = labels[image]
-    drawn = words(state, site, image)
+    drawn = words(state, site, int(state[3]) + start + np.arange(n) if by_place else image)
     line = np.arange(columns)
     mirrored = _mirrored(drawn, image, state, site, flip, threshold)
     line = np.where(mirrored[:, None], line[::-1], line)
