@@ -10,6 +10,7 @@ import ctypes
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,14 +33,14 @@ class _Function:
         self.name, self._prototype, self._body = name, prototype, body
         self.argtypes: Any = None
         self.restype: Any = None
-        self._error: BaseException | None = None
+        self._raised = threading.local()
         self._called = ctypes.CFUNCTYPE(ctypes.c_int, *prototype)(self._guarded)
 
     def _guarded(self, *args: Any) -> int:
         try:
             return self._body(*args)
         except BaseException as error:  # noqa: BLE001 - ctypes would swallow it
-            self._error = error
+            self._raised.error = error
             return -1
 
     def __call__(self, *args: Any) -> int:
@@ -48,10 +49,10 @@ class _Function:
                 f"{self.name} is declared with argtypes {self.argtypes} and restype "
                 f"{self.restype}, its header says {self._prototype} and c_int"
             )
-        self._error = None
+        self._raised.error = None
         status = self._called(*args)
-        if self._error is not None:
-            raise self._error
+        if self._raised.error is not None:
+            raise self._raised.error
         return status
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import ctypes
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -25,6 +26,7 @@ _PATTERN = bytes([_GUARD]) * (ALIGNMENT + 2 * GUARD)
 
 _starts: list[int] = []  # addresses of all chunks, in order
 _chunks: list[Chunk] = []
+_listing = threading.RLock()  # both lists change together; ranks may be threads
 
 
 class Chunk:
@@ -58,9 +60,10 @@ class Chunk:
         self.live = False
         self.log: dict[int, Any] = {}
         self.last = ""
-        at = bisect.bisect(_starts, self.ptr)
-        _starts.insert(at, self.ptr)
-        _chunks.insert(at, self)
+        with _listing:
+            at = bisect.bisect(_starts, self.ptr)
+            _starts.insert(at, self.ptr)
+            _chunks.insert(at, self)
 
     def give(self, size: int, fill: bool) -> None:
         """Somebody gets the first `size` bytes."""
@@ -104,9 +107,10 @@ class Chunk:
 
     def forget(self) -> None:
         """It is no more."""
-        at = bisect.bisect_left(_starts, self.ptr)
-        if at < len(_starts) and _chunks[at] is self:
-            del _starts[at], _chunks[at]
+        with _listing:
+            at = bisect.bisect_left(_starts, self.ptr)
+            if at < len(_starts) and _chunks[at] is self:
+                del _starts[at], _chunks[at]
 
 
 class Memory(np.ndarray):
@@ -144,8 +148,9 @@ def chunk_at(ptr: int, what: str, live: bool = True) -> Chunk:
     Raises:
         MemoryFault: nobody has memory there.
     """
-    at = bisect.bisect(_starts, ptr) - 1
-    chunk = _chunks[at] if at >= 0 else None
+    with _listing:
+        at = bisect.bisect(_starts, ptr) - 1
+        chunk = _chunks[at] if at >= 0 else None
     if chunk is None or ptr >= chunk.ptr + max(chunk.room, 1):
         raise MemoryFault(f"{what}: the address {ptr:#x} is not in the GPU's memory")
     if live and not chunk.live and not thread.replaying:  # a graph knows what is its own
