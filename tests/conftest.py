@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,12 @@ from allgrad.backend.cuda import availability  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `from support...`, see support/
 pytest.register_assert_rewrite("support")
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what tests start, though a shell in the background has pytest ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -127,6 +127,8 @@ class Inquiry:
         if finding.kind == MISMATCH:
             # ranks that are just coming tell more there than on their way
             self._wait_until(lambda: board.all_ready(finding.sequence), _COMING_S)
+        else:
+            time.sleep(_TICK_S)  # ranks on their way into this collective write down that they are
         board.raise_alarm()
         self._peers.notify()
         dead = finding.ranks if finding.kind == GONE else ()
