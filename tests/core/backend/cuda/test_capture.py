@@ -75,6 +75,35 @@ def test_eager_and_captured_give_the_same_bits():
     assert len(set(losses)) > STEPS / 2
 
 
+def test_clipping_and_adam_are_part_of_a_recording():
+    def trained(enabled):
+        ag.manual_seed(2)
+        net = nn.Linear(6, 3).cuda()
+        opt = ag.optim.AdamW(net.parameters(), lr=0.01)
+
+        def step(x):
+            opt.zero_grad()
+            (net(x) ** 2).sum().backward()
+            norm = nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            opt.step()
+            return norm
+
+        step = ag.cuda.capture(step, warmup=1, enabled=enabled)
+        rng = np.random.default_rng(0)
+        norms = []
+        for i in range(8):
+            opt.param_groups[0]["lr"] = 0.01 / (i + 1)
+            x = ag.tensor(rng.standard_normal((4, 6)).astype(np.float32), device="cuda")
+            norms.append(step(x).clone())
+        return [float(n) for n in norms], net.weight.detach().cpu().numpy()
+
+    norms, weight = trained(False)
+    captured_norms, captured_weight = trained(True)
+    assert captured_norms == norms
+    np.testing.assert_array_equal(captured_weight, weight)
+    assert min(norms) > 0.5  # it did clip
+
+
 def test_dropout_differs_from_replay_to_replay():
     x = ag.ones(1000, device="cuda")
     drop = ag.cuda.capture(lambda: F.dropout(x, 0.5), warmup=1)
