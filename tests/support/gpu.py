@@ -34,7 +34,7 @@ def gpu(stand_in, monkeypatch):
         pytest.fail(f"ALLGRAD_TEST_GPU=1, but {reason}")
     import cupy
 
-    from allgrad.backend.cuda import device, tables
+    from allgrad.backend.cuda import device, random, tables
 
     tables._tables.clear()
     if not REAL:
@@ -42,7 +42,8 @@ def gpu(stand_in, monkeypatch):
     device._thread.index = -1  # other tests' ranks may have left this thread another stream
     device.current()  # what tests do by CuPy goes to the compute stream, too
     ag.cuda.manual_seed(0)
-    return cupy
+    yield cupy
+    random._thread.generators.clear()  # `manual_seed` of later tests is for the CPU alone
 
 
 def _find_lost_streams(device) -> None:
