@@ -94,7 +94,7 @@ bench: .venv/test.stamp
 	$(PIP) install --quiet --editable '.[test,gpu]'
 	@touch $@
 
-# Under 8 minutes on one GPU. The tests are those that CI runs on an emulated GPU.
+# Its parts are stopped after 8 minutes in all. The tests are those that CI runs on an emulated GPU.
 gpu-check: $(if $(filter .venv/%,$(GPU_PYTHON)),.venv/gpu.stamp)
 	GPU_PYTHON=$(GPU_PYTHON) benchmarks/gpu_check.sh
 

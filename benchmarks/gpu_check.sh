@@ -27,19 +27,19 @@ print("gpu-check:", ag.cuda.get_device_name(), "capability", ag.cuda.get_device_
 END
 
 export ALLGRAD_TEST_GPU=1
-part "tests" timeout 300 "$python" -m pytest -q tests/core/backend/cuda tests/ddp/gpu
+part "tests" timeout 220 "$python" -m pytest -q tests/core/backend/cuda tests/ddp/gpu
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 if [ -n "$sanitizer" ]; then
-    part "memcheck" timeout 150 "$sanitizer" --tool memcheck --error-exitcode 9 \
-        "$python" -m pytest -q tests/core/backend/cuda -k "kernel and not compile"
+    part "memcheck" timeout 100 "$sanitizer" --tool memcheck --error-exitcode 9 \
+        "$python" -m pytest -q tests/core/backend/cuda/test_kernels.py
 else
     echo "== memcheck: compute-sanitizer is not here (it comes with the CUDA toolkit)"
     failed+=("memcheck (compute-sanitizer is missing)")
 fi
 
-part "benchmark" timeout 180 "$python" benchmarks/gpu.py --quick
-part "bandwidth of kernels" timeout 60 "$python" benchmarks/gpu_kernels.py
+part "benchmark" timeout 100 "$python" benchmarks/gpu.py --quick
+part "bandwidth of kernels" timeout 40 "$python" benchmarks/gpu_kernels.py
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'gpu-check: failed: %s\n' "${failed[@]}"

@@ -9,12 +9,15 @@ be threads.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import OptionError
 from .protocol import Array, Backend, Dims
+
+if TYPE_CHECKING:
+    from .fallback import LibraryBackend
 
 __all__ = ["Array", "Backend", "Dims", "get", "of", "use"]
 
@@ -22,7 +25,7 @@ __all__ = ["Array", "Backend", "Dims", "get", "of", "use"]
 class _Instances(threading.local):
     def __init__(self) -> None:
         self.current: Backend | None = None
-        self.cuda: dict[int, Backend] = {}
+        self.cuda: dict[int, LibraryBackend] = {}
 
 
 _instances = _Instances()
@@ -47,7 +50,7 @@ def _of_other(array: Any) -> Backend:
     return get() if index is None else on_cuda(index)
 
 
-def on_cuda(index: int) -> Backend:
+def on_cuda(index: int) -> LibraryBackend:
     """This thread's backend of a GPU, which is the current one from now on."""
     from .cuda import device
 

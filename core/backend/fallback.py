@@ -34,7 +34,8 @@ class LibraryBackend(ReferenceBackend):
         super().__init__(xp)
         self.strict = os.environ.get("ALLGRAD_STRICT", "0") == "1"
 
-    def _fall_back(self, kernel: str, refusal: Unsupported) -> None:
+    def fall_back(self, kernel: str, refusal: Unsupported) -> None:
+        """Count that `kernel` was refused; Unsupported if that is an error (`strict`)."""
         if self.strict:
             raise Unsupported(f"ALLGRAD_STRICT=1 and {kernel} fell back: {refusal}") from refusal
         kernel_counts.count_fallback(kernel, str(refusal))
@@ -46,6 +47,7 @@ def fast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     reference = getattr(ReferenceBackend, name)
     count = kernel_counts.count_fast
 
+    @half.serves_halves
     @functools.wraps(kernel)
     def served(self: LibraryBackend, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -54,10 +56,9 @@ def fast(kernel: Callable[..., Any]) -> Callable[..., Any]:
             if half.among(args):
                 kernel_counts.count_fallback(name, f"computed in float32: {refusal}")
                 return half.in_float32(functools.partial(served, self), args, kwargs)
-            self._fall_back(name, refusal)
+            self.fall_back(name, refusal)
             return reference(self, *args, **kwargs)
         count(name)
         return result
 
-    served.serves_halves = True  # type: ignore[attr-defined]
     return served

@@ -16,6 +16,7 @@ from .arrays import device_classes, is_array
 from .protocol import Backend
 
 B = TypeVar("B", bound=type)
+K = TypeVar("K", bound=Callable[..., Any])
 
 
 def among(values: Iterable[Any]) -> bool:
@@ -68,6 +69,12 @@ def _narrowed(result: Any, copies: list[tuple[np.ndarray, np.ndarray]]) -> Any:
     return result
 
 
+def serves_halves(kernel: K) -> K:
+    """Mark a kernel that takes halves by itself, so that `served` leaves it as it is."""
+    kernel.serves_halves = True  # type: ignore[attr-defined]  # functions have no declared fields
+    return kernel
+
+
 def served(backend: B) -> B:
     """Class decorator: let every kernel that does not serve halves by itself do so in float32."""
     declared = [name for base in Backend.__mro__ for name, v in vars(base).items() if callable(v)]
@@ -79,11 +86,11 @@ def served(backend: B) -> B:
 
 
 def _by_float32(method: Callable[..., Any]) -> Callable[..., Any]:
+    @serves_halves
     @functools.wraps(method)
     def kernel(self: Any, *args: Any, **kwargs: Any) -> Any:
         if among(args):
             return in_float32(functools.partial(method, self), args, kwargs)
         return method(self, *args, **kwargs)
 
-    kernel.serves_halves = True  # type: ignore[attr-defined]
     return kernel

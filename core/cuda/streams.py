@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import UnsupportedInputError
 from .info import driver, index_of
 
 
@@ -78,6 +79,7 @@ class Event:
 
     Raises:
         RuntimeError: no GPU can be used.
+        UnsupportedInputError: `interprocess` is set.
     """
 
     def __init__(
@@ -85,7 +87,10 @@ class Event:
     ) -> None:
         driver("Event")
         if interprocess:
-            raise NotImplementedError("cuda.Event: interprocess=True is not there")
+            raise UnsupportedInputError(
+                "cuda.Event: interprocess=True is not supported: events stay in their process. "
+                "Leave it False, and let ranks wait for each other by ddp.barrier()"
+            )
         self._options = {"block": blocking, "disable_timing": not enable_timing}
         self._event: Any = None
 

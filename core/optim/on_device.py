@@ -102,7 +102,7 @@ def step(optimizer: Any, number: int, group: dict[str, Any], params: list[Any], 
                 f"cuda.capture: {type(optimizer).__name__}.step cannot be part of a graph "
                 f"({refusal}): every replay would use the settings of now. Call it outside"
             ) from refusal
-        kernels._fall_back(f"{type(optimizer).__name__}.step", refusal)  # type: ignore[attr-defined]
+        kernels.fall_back(f"{type(optimizer).__name__}.step", refusal)
         return False
     _run(optimizer, recipe, number, group, rows, index)
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -40,12 +41,12 @@ MultiAvgFn = Callable[[list[Tensor], list[Tensor], Any], None]
 def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
     """avg = decay * avg + (1 - decay) * new, for lists of tensors. ValueError: not in [0, 1]."""
     one = get_ema_avg_fn(decay)
-    return _for_lists(one)
+    return _ForLists(one)
 
 
 def get_swa_multi_avg_fn() -> MultiAvgFn:
     """avg = avg + (new - avg) / (n + 1), for lists of tensors."""
-    return _for_lists(get_swa_avg_fn())
+    return _ForLists(get_swa_avg_fn())
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
@@ -55,21 +56,12 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
             f"Invalid decay value {decay} provided. Please provide a value in [0,1] range."
         )
 
-    def ema(averaged: Tensor, new: Tensor, num_averaged: Any) -> Tensor:
-        return decay * averaged + (1 - decay) * new
-
-    ema.decay = decay  # type: ignore[attr-defined]  # by which a GPU's kernel knows it
-    return ema
+    return _Exponential(decay)
 
 
 def get_swa_avg_fn() -> AvgFn:
     """avg = avg + (new - avg) / (n + 1), for one tensor."""
-
-    def swa(averaged: Tensor, new: Tensor, num_averaged: Any) -> Tensor:
-        return averaged + (new - averaged) / (int(num_averaged) + 1)
-
-    swa.decay = EQUAL  # type: ignore[attr-defined]
-    return swa
+    return _Equal()
 
 
 class AveragedModel(Module):
@@ -143,7 +135,7 @@ class AveragedModel(Module):
             elif self.multi_avg_fn is not None:
                 self.multi_avg_fn(mine, theirs, self.n_averaged)
             else:
-                _for_lists(self.avg_fn or get_swa_avg_fn())(mine, theirs, self.n_averaged)
+                _ForLists(self.avg_fn or get_swa_avg_fn())(mine, theirs, self.n_averaged)
             if not self.use_buffers:
                 _copy(
                     [b.detach() for b in self.module.buffers()],
@@ -233,13 +225,30 @@ class SWALR(LRScheduler):
         return t if self._anneal_strategy == "linear" else (1 - math.cos(math.pi * t)) / 2
 
 
-def _for_lists(average: AvgFn) -> MultiAvgFn:
-    def for_lists(averaged: list[Tensor], new: list[Tensor], num_averaged: Any) -> None:
-        for mine, theirs in zip(averaged, new, strict=True):
-            _copy([mine], [average(mine, theirs, num_averaged)])
+@dataclass(frozen=True)
+class _Exponential:
+    decay: float  # by which a GPU's kernel knows the average
 
-    for_lists.decay = getattr(average, "decay", None)  # type: ignore[attr-defined]
-    return for_lists
+    def __call__(self, averaged: Tensor, new: Tensor, num_averaged: Any) -> Tensor:
+        return self.decay * averaged + (1 - self.decay) * new
+
+
+@dataclass(frozen=True)
+class _Equal:
+    decay: float = EQUAL
+
+    def __call__(self, averaged: Tensor, new: Tensor, num_averaged: Any) -> Tensor:
+        return averaged + (new - averaged) / (int(num_averaged) + 1)
+
+
+class _ForLists:
+    def __init__(self, average: AvgFn) -> None:
+        self.average = average
+        self.decay = getattr(average, "decay", None)
+
+    def __call__(self, averaged: list[Tensor], new: list[Tensor], num_averaged: Any) -> None:
+        for mine, theirs in zip(averaged, new, strict=True):
+            _copy([mine], [self.average(mine, theirs, num_averaged)])
 
 
 def _copy(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:

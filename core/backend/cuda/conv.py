@@ -182,5 +182,5 @@ def _shapes(io: str, x: Dims, weight: Dims, y: Dims, channels: int) -> tuple[str
     """(io, x, weight, y) of a problem, with at least two spatial dimensions."""
     if channels:
         x, weight = (x[0], channels, *x[2:]), (weight[0], channels, *weight[2:])
-    full = ((*shape[:2], *spatial(shape[2:], 1)) for shape in (x, weight, y))
-    return (io, *full)  # type: ignore[return-value]
+    x, weight, y = ((*shape[:2], *spatial(shape[2:], 1)) for shape in (x, weight, y))
+    return io, x, weight, y

@@ -179,7 +179,7 @@ class CudaOptim(CudaBase):
                 if param.size:
                     rows.append(row_of(param, grad, mine, adapts=adapts))
         except Unsupported as refusal:
-            self._fall_back(kernel, refusal)
+            self.fall_back(kernel, refusal)
             super().step_all(kernel, params, grads, states, **settings)
             return
         for group in by_type(rows):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ufuncs
+from .. import half, ufuncs
 from ..protocol import Array
 
 
@@ -15,12 +15,11 @@ class EmbeddingKernels:
 
     xp: Any
 
+    @half.serves_halves
     def embedding_forward(self, weight: Array, indices: Array) -> Array:
         """The rows themselves, in their type."""
         rows: Array = weight[indices]
         return rows
-
-    embedding_forward.serves_halves = True  # type: ignore[attr-defined]
 
     def embedding_backward(
         self, grad_y: Array, indices: Array, rows: int, padding: int | None, by_frequency: bool

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .. import half
 from ..protocol import Array, Dims, broadcast_channels
 
 
@@ -64,6 +65,7 @@ class NormKernels:
         )
         return grad_x.astype(x.dtype, copy=False), grad_weight, grad_bias
 
+    @half.serves_halves
     def batch_norm_running(
         self,
         running_mean: Array,
@@ -77,8 +79,6 @@ class NormKernels:
         for running, now in ((running_mean, mean), (running_var, unbiased)):
             running *= 1 - momentum
             running += (momentum * now).astype(running.dtype, copy=False)
-
-    batch_norm_running.serves_halves = True  # type: ignore[attr-defined]
 
     def batch_norm_inference(
         self,
